@@ -1,0 +1,73 @@
+"""What is adapted and how: the base by digest, the adapter by its numbers, the tensors by name and shape."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseRef:
+    """A base model by name and digest of its files; the name is for people, the digest decides.
+
+    Attributes:
+      name: `nano` for the embedded base, otherwise what the consortium calls it.
+      digest: `sha256:` and 64 hex digits, as `model.base.base_digest` computes it.
+    """
+
+    name: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        """Refuse a digest that could name nothing."""
+        if not _DIGEST.fullmatch(self.digest):
+            raise ValueError(f"expected digest of the form sha256:<64 hex digits>, got {self.digest!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterConfig:
+    """LoRA (Hu et al. 2021, arXiv 2106.09685): `W x + (lora_alpha / lora_rank) B A x`.
+
+    Attributes:
+      lora_rank: Rank r of the product B A.
+      lora_alpha: Numerator of the scaling.
+      lora_dropout: Drop-out on the adapter's input while training, in [0, 1).
+      targets: What is adapted; `attention` is every projection of every attention layer.
+      train: `AB` trains both factors; `B` keeps A as it was drawn (FFA-LoRA, arXiv 2403.12313), which makes the mean of
+        the sites' adapters exact.
+    """
+
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float = 0.0
+    targets: tuple[Literal["attention"], ...] = ("attention",)
+    train: Literal["AB", "B"] = "B"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no adapter."""
+        if self.lora_rank < 1:
+            raise ValueError(f"expected lora_rank >= 1, got {self.lora_rank}")
+        if not (math.isfinite(self.lora_alpha) and self.lora_alpha > 0):
+            raise ValueError(f"expected lora_alpha > 0, got {self.lora_alpha}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"expected 0 <= lora_dropout < 1, got {self.lora_dropout}")
+        if self.targets != ("attention",):
+            raise ValueError(f"expected targets = ['attention'], got {list(self.targets)}")
+        if self.train not in ("AB", "B"):
+            raise ValueError(f"expected train 'AB' or 'B', got {self.train!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """Name and shape of one adapter tensor (always float32), and whether sites train it."""
+
+    name: str
+    shape: tuple[int, ...]
+    trained: bool
+
+    @property
+    def num_values(self) -> int:
+        """Number of float32 values."""
+        return math.prod(self.shape)

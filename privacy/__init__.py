@@ -1,0 +1,1 @@
+"""What protects an institution's records, and what proves it."""

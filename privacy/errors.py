@@ -1,0 +1,87 @@
+"""Errors a caller may want to catch.
+
+FederationError
+├── ConfigError            a file or a plan says something impossible
+├── PlanRefusedError       this site's policy does not allow the plan
+├── RuleError              a rule of the institution's door was broken
+│   ├── InstructionRefusedError   an instruction does not fit an approved plan
+│   └── ReplyRefusedError         a reply does not fit the plan and may not leave the site
+├── BudgetExceededError    the next release would spend more than the site allows
+├── MaskingError           personal data may still be present
+├── TrainingError          private training cannot start or did not end
+├── TransportError         the other side cannot be reached
+├── WireError              a message is malformed, replayed or from the wrong party
+└── VerificationError      a signature, proof or digest does not check out
+    └── TamperError        a log does not hash to its signed tree head
+
+A message says what was expected and what came, in lower case, and never carries the text of a record. `hint` says what
+the reader can do next.
+"""
+
+
+class FederationError(Exception):
+    """Something an operator can act on.
+
+    Attributes:
+      hint: What to do next, one sentence in lower case, or an empty string.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(FederationError):
+    """A file or a plan says something impossible."""
+
+
+class PlanRefusedError(FederationError):
+    """This site's policy does not allow the plan."""
+
+
+class RuleError(FederationError):
+    """A rule of the door was broken.
+
+    Attributes:
+      rule: Short name of the rule, the only thing that is told to the other side.
+    """
+
+    def __init__(self, rule: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.rule = rule
+
+
+class InstructionRefusedError(RuleError):
+    """An instruction does not fit an approved plan."""
+
+
+class ReplyRefusedError(RuleError):
+    """A reply does not fit the plan and may not leave the site."""
+
+
+class BudgetExceededError(FederationError):
+    """The next release would spend more than the site allows."""
+
+
+class MaskingError(FederationError):
+    """Personal data may still be present."""
+
+
+class TrainingError(FederationError):
+    """Private training cannot start or did not end."""
+
+
+class TransportError(FederationError):
+    """The other side cannot be reached."""
+
+
+class WireError(FederationError):
+    """A message is malformed, replayed or from the wrong party."""
+
+
+class VerificationError(FederationError):
+    """A signature, proof or digest does not check out."""
+
+
+class TamperError(VerificationError):
+    """A log does not hash to its signed tree head."""

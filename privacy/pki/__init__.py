@@ -1,0 +1,1 @@
+"""Who is who: the consortium's authority, each party's keys, enrolment by certificate request."""

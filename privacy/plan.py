@@ -1,0 +1,252 @@
+"""What everybody agreed to: one run of the federation, frozen, with one digest.
+
+A plan is the contract between the sites and the coordinator. Its canonical form is JSON after RFC 8785 (sorted keys, one
+spelling a number), and its digest is the SHA-256 of those bytes. A site approves a digest; every instruction, every
+entry of the log and every update names it; a changed field is a changed digest and therefore another plan.
+
+Options that cannot change the guarantee (device, threads, folders) are not here: each party keeps its own.
+"""
+
+import hashlib
+import math
+import re
+import string
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import rfc8785
+from pydantic import TypeAdapter, ValidationError
+
+from model.config import AdapterConfig, BaseRef, TensorSpec
+from privacy.dp.config import MechanismConfig
+from privacy.errors import ConfigError
+from privacy.masking.config import MaskingConfig
+
+MAX_PLAN_BYTES = 1_000_000
+METRIC_KEYS = ("num_steps",)
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def check_name(name: str) -> None:
+    """Check a name of a site, a run or a federation: it becomes a file name and a certificate's subject.
+
+    Raises:
+      ValueError: Not 1 to 63 of a-z, 0-9, `_`, `-`, beginning with a letter or digit.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"expected a name of 1 to 63 characters a-z 0-9 _ -, beginning with a-z or 0-9, got {name!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextConfig:
+    """How a masked record becomes tokens.
+
+    Attributes:
+      prompt_template: Text before the answer, with the field `{prompt}` exactly once and no other.
+      answer: Which field is learnt, `label` or `completion`; it follows the prompt after one space.
+      max_tokens: Longest sequence; a longer prompt loses its end, a longer answer too, at half of `max_tokens`.
+    """
+
+    prompt_template: str = "{prompt}\nLabel:"
+    answer: Literal["label", "completion"] = "label"
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse templates that lose or repeat the prompt."""
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(self.prompt_template) if name is not None]
+        except ValueError:
+            fields = []
+        if fields != ["prompt"]:
+            raise ValueError("expected prompt_template with {prompt} exactly once and no other field")
+        if not 16 <= self.max_tokens <= 8192:
+            raise ValueError(f"expected 16 <= max_tokens <= 8192, got {self.max_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """The step that a site takes along its private gradient; its state begins anew each round.
+
+    Attributes:
+      name: `adam` (Kingma & Ba 2014, betas 0.9 and 0.999) or `sgd`.
+      learning_rate: Step size.
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse a step that goes nowhere."""
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundsConfig:
+    """How many rounds, and when a round counts.
+
+    Attributes:
+      num_rounds: Rounds 1 to `num_rounds`; a site refuses every other number.
+      min_sites: Updates without which a round is not aggregated.
+      deadline_s: A round ends this long after its instructions went out, with the updates that came.
+    """
+
+    num_rounds: int
+    min_sites: int
+    deadline_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Refuse rounds that could never count."""
+        if self.num_rounds < 1:
+            raise ValueError(f"expected num_rounds >= 1, got {self.num_rounds}")
+        if self.min_sites < 1:
+            raise ValueError(f"expected min_sites >= 1, got {self.min_sites}")
+        if not (math.isfinite(self.deadline_s) and self.deadline_s > 0):
+            raise ValueError(f"expected deadline_s > 0, got {self.deadline_s}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExitConfig:
+    """What may leave a site in a reply; everything else stays.
+
+    Attributes:
+      max_update_norm: Largest L2 norm of an update, all tensors together.
+      max_update_bytes: Largest serialized reply.
+      metrics: Keys of the numbers that go along; only such as do not depend on records are offered.
+    """
+
+    max_update_norm: float
+    max_update_bytes: int
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that bind nothing, and metrics that would tell of records."""
+        if not (math.isfinite(self.max_update_norm) and self.max_update_norm > 0):
+            raise ValueError(f"expected max_update_norm > 0, got {self.max_update_norm}")
+        if self.max_update_bytes < 1:
+            raise ValueError(f"expected max_update_bytes >= 1, got {self.max_update_bytes}")
+        unknown = sorted(set(self.metrics) - set(METRIC_KEYS))
+        if unknown:
+            raise ValueError(f"expected metrics from {', '.join(METRIC_KEYS)}, got {', '.join(unknown)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteShare:
+    """A site that takes part.
+
+    Attributes:
+      name: As enrolled.
+      num_units: Number of training units that the site has declared in public. It weights the site's updates and is the
+        fixed denominator of its gradients, so that neither tells the true number.
+    """
+
+    name: str
+    num_units: int
+
+    def __post_init__(self) -> None:
+        """Refuse a share that could not be named or weighted."""
+        check_name(self.name)
+        if self.num_units < 1:
+            raise ValueError(f"expected num_units >= 1, got {self.num_units}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """One run: base, adapter, masking, privacy, rounds, sites, and what may leave a site.
+
+    Attributes:
+      version: Version of this format.
+      federation: Name of the consortium.
+      run: Name of the run.
+      base: The base model, by digest.
+      adapter: LoRA's numbers.
+      tensors: Every adapter tensor in canonical (sorted) order; an update holds the trained ones in this order.
+      initial_adapter: Digest of the adapter that round 1 starts from.
+      text: How a masked record becomes tokens.
+      masking: What is masked before that.
+      mechanism: The differentially private mechanism.
+      optimizer: The sites' optimizer.
+      rounds: Number, quorum, deadline.
+      exits: What may leave a site.
+      sites: Who takes part, sorted by name.
+    """
+
+    version: Literal[1] = 1
+    federation: str
+    run: str
+    base: BaseRef
+    adapter: AdapterConfig
+    tensors: tuple[TensorSpec, ...]
+    initial_adapter: str
+    text: TextConfig
+    masking: MaskingConfig
+    mechanism: MechanismConfig
+    optimizer: OptimizerConfig
+    rounds: RoundsConfig
+    exits: ExitConfig
+    sites: tuple[SiteShare, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse plans whose parts contradict each other."""
+        check_name(self.federation)
+        check_name(self.run)
+        if not _DIGEST.fullmatch(self.initial_adapter):
+            raise ValueError(f"expected initial_adapter of the form sha256:<hex>, got {self.initial_adapter!r}")
+        names = [site.name for site in self.sites]
+        if not names or names != sorted(set(names)):
+            raise ValueError("expected sites sorted by name, at least one, without repeats")
+        if self.rounds.min_sites > len(names):
+            raise ValueError(f"expected min_sites <= {len(names)} sites, got {self.rounds.min_sites}")
+        tensor_names = [tensor.name for tensor in self.tensors]
+        if tensor_names != sorted(set(tensor_names)) or not self.trained_tensors:
+            raise ValueError("expected tensors sorted by name, without repeats, at least one of them trained")
+        if any(size < 1 for tensor in self.tensors for size in tensor.shape):
+            raise ValueError("expected tensors of positive sizes")
+
+    @property
+    def trained_tensors(self) -> tuple[TensorSpec, ...]:
+        """The tensors of an update, in its order."""
+        return tuple(tensor for tensor in self.tensors if tensor.trained)
+
+    def share(self, site: str) -> SiteShare:
+        """The share of `site`.
+
+        Raises:
+          ConfigError: The site takes no part.
+        """
+        for share in self.sites:
+            if share.name == site:
+                return share
+        raise ConfigError(f"expected one of the plan's sites, got {site!r}")
+
+    def canonical(self) -> bytes:
+        """The plan's bytes, JSON after RFC 8785."""
+        return rfc8785.dumps(asdict(self))
+
+    @property
+    def digest(self) -> str:
+        """`sha256:` and the SHA-256 of `canonical()` in hex."""
+        return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
+
+    @classmethod
+    def parse(cls, content: bytes) -> "RunPlan":
+        """Read a plan from its canonical bytes.
+
+        Raises:
+          ConfigError: Too long, not JSON, a field missing, unknown or impossible, or not in canonical form.
+        """
+        if len(content) > MAX_PLAN_BYTES:
+            raise ConfigError(f"expected a plan of at most {MAX_PLAN_BYTES} bytes, got {len(content)}")
+        try:
+            plan = _PLAN.validate_json(content, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the plan"
+            raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+        if plan.canonical() != content:
+            raise ConfigError("expected a plan in canonical form (RFC 8785), with every field once and no other")
+        return plan
+
+
+_PLAN: TypeAdapter[RunPlan] = TypeAdapter(RunPlan)
