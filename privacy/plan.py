@@ -1,10 +1,12 @@
 """What everybody agreed to: one run of the federation, frozen, with one digest.
 
-A plan is the contract between the sites and the coordinator. Its canonical form is JSON after RFC 8785 (sorted keys, one
-spelling a number), and its digest is the SHA-256 of those bytes. A site approves a digest; every instruction, every
-entry of the log and every update names it; a changed field is a changed digest and therefore another plan.
+A plan is the contract between the sites and the coordinator. Its canonical form is JSON after RFC
+8785 (sorted keys, one spelling a number), and its digest is the SHA-256 of those bytes. A site
+approves a digest; every instruction, every entry of the log and every update names it; a changed
+field is a changed digest and therefore another plan.
 
-Options that cannot change the guarantee (device, threads, folders) are not here: each party keeps its own.
+Options that cannot change the guarantee (device, threads, folders) are not here: each party keeps
+its own.
 """
 
 import hashlib
@@ -21,21 +23,11 @@ from model.config import AdapterConfig, BaseRef, TensorSpec
 from privacy.dp.config import MechanismConfig
 from privacy.errors import ConfigError
 from privacy.masking.config import MaskingConfig
+from privacy.pki.identity import check_name as check_name
 
 MAX_PLAN_BYTES = 1_000_000
 METRIC_KEYS = ("num_steps",)
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-
-
-def check_name(name: str) -> None:
-    """Check a name of a site, a run or a federation: it becomes a file name and a certificate's subject.
-
-    Raises:
-      ValueError: Not 1 to 63 of a-z, 0-9, `_`, `-`, beginning with a letter or digit.
-    """
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"expected a name of 1 to 63 characters a-z 0-9 _ -, beginning with a-z or 0-9, got {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +36,10 @@ class TextConfig:
 
     Attributes:
       prompt_template: Text before the answer, with the field `{prompt}` exactly once and no other.
-      answer: Which field is learnt, `label` or `completion`; it follows the prompt after one space.
-      max_tokens: Longest sequence; a longer prompt loses its end, a longer answer too, at half of `max_tokens`.
+      answer: Which field is learnt, `label` or `completion`; it follows the prompt after one
+        space.
+      max_tokens: Longest sequence; a longer prompt loses its end, a longer answer too, at half of
+        `max_tokens`.
     """
 
     prompt_template: str = "{prompt}\nLabel:"
@@ -55,11 +49,17 @@ class TextConfig:
     def __post_init__(self) -> None:
         """Refuse templates that lose or repeat the prompt."""
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(self.prompt_template) if name is not None]
+            fields = [
+                name
+                for _, name, _, _ in string.Formatter().parse(self.prompt_template)
+                if name is not None
+            ]
         except ValueError:
             fields = []
         if fields != ["prompt"]:
-            raise ValueError("expected prompt_template with {prompt} exactly once and no other field")
+            raise ValueError(
+                "expected prompt_template with {prompt} exactly once and no other field"
+            )
         if not 16 <= self.max_tokens <= 8192:
             raise ValueError(f"expected 16 <= max_tokens <= 8192, got {self.max_tokens}")
 
@@ -89,7 +89,8 @@ class RoundsConfig:
     Attributes:
       num_rounds: Rounds 1 to `num_rounds`; a site refuses every other number.
       min_sites: Updates without which a round is not aggregated.
-      deadline_s: A round ends this long after its instructions went out, with the updates that came.
+      deadline_s: A round ends this long after its instructions went out, with the updates that
+        came.
     """
 
     num_rounds: int
@@ -113,7 +114,8 @@ class ExitConfig:
     Attributes:
       max_update_norm: Largest L2 norm of an update, all tensors together.
       max_update_bytes: Largest serialized reply.
-      metrics: Keys of the numbers that go along; only such as do not depend on records are offered.
+      metrics: Keys of the numbers that go along; only such as do not depend on records are
+        offered.
     """
 
     max_update_norm: float
@@ -128,7 +130,9 @@ class ExitConfig:
             raise ValueError(f"expected max_update_bytes >= 1, got {self.max_update_bytes}")
         unknown = sorted(set(self.metrics) - set(METRIC_KEYS))
         if unknown:
-            raise ValueError(f"expected metrics from {', '.join(METRIC_KEYS)}, got {', '.join(unknown)}")
+            raise ValueError(
+                f"expected metrics from {', '.join(METRIC_KEYS)}, got {', '.join(unknown)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,8 +141,9 @@ class SiteShare:
 
     Attributes:
       name: As enrolled.
-      num_units: Number of training units that the site has declared in public. It weights the site's updates and is the
-        fixed denominator of its gradients, so that neither tells the true number.
+      num_units: Number of training units that the site has declared in public. It weights the
+        site's updates and is the fixed denominator of its gradients, so that neither tells the
+        true number.
     """
 
     name: str
@@ -161,7 +166,8 @@ class RunPlan:
       run: Name of the run.
       base: The base model, by digest.
       adapter: LoRA's numbers.
-      tensors: Every adapter tensor in canonical (sorted) order; an update holds the trained ones in this order.
+      tensors: Every adapter tensor in canonical (sorted) order; an update holds the trained ones
+        in this order.
       initial_adapter: Digest of the adapter that round 1 starts from.
       text: How a masked record becomes tokens.
       masking: What is masked before that.
@@ -192,15 +198,21 @@ class RunPlan:
         check_name(self.federation)
         check_name(self.run)
         if not _DIGEST.fullmatch(self.initial_adapter):
-            raise ValueError(f"expected initial_adapter of the form sha256:<hex>, got {self.initial_adapter!r}")
+            raise ValueError(
+                f"expected initial_adapter of the form sha256:<hex>, got {self.initial_adapter!r}"
+            )
         names = [site.name for site in self.sites]
         if not names or names != sorted(set(names)):
             raise ValueError("expected sites sorted by name, at least one, without repeats")
         if self.rounds.min_sites > len(names):
-            raise ValueError(f"expected min_sites <= {len(names)} sites, got {self.rounds.min_sites}")
+            raise ValueError(
+                f"expected min_sites <= {len(names)} sites, got {self.rounds.min_sites}"
+            )
         tensor_names = [tensor.name for tensor in self.tensors]
         if tensor_names != sorted(set(tensor_names)) or not self.trained_tensors:
-            raise ValueError("expected tensors sorted by name, without repeats, at least one of them trained")
+            raise ValueError(
+                "expected tensors sorted by name, without repeats, at least one of them trained"
+            )
         if any(size < 1 for tensor in self.tensors for size in tensor.shape):
             raise ValueError("expected tensors of positive sizes")
 
@@ -234,10 +246,13 @@ class RunPlan:
         """Read a plan from its canonical bytes.
 
         Raises:
-          ConfigError: Too long, not JSON, a field missing, unknown or impossible, or not in canonical form.
+          ConfigError: Too long, not JSON, a field missing, unknown or impossible, or not in
+            canonical form.
         """
         if len(content) > MAX_PLAN_BYTES:
-            raise ConfigError(f"expected a plan of at most {MAX_PLAN_BYTES} bytes, got {len(content)}")
+            raise ConfigError(
+                f"expected a plan of at most {MAX_PLAN_BYTES} bytes, got {len(content)}"
+            )
         try:
             plan = _PLAN.validate_json(content, strict=True)
         except ValidationError as error:
@@ -245,7 +260,9 @@ class RunPlan:
             place = ".".join(str(part) for part in first["loc"]) or "the plan"
             raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
         if plan.canonical() != content:
-            raise ConfigError("expected a plan in canonical form (RFC 8785), with every field once and no other")
+            raise ConfigError(
+                "expected a plan in canonical form (RFC 8785), with every field once and no other"
+            )
         return plan
 
 
