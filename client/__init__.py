@@ -1,0 +1,1 @@
+"""What runs inside a site: connectors, masking, private training, the door."""

@@ -1,0 +1,300 @@
+"""What an institution decides for itself: `site.toml`, read strictly.
+
+An unknown key, a missing one, a string where a number belongs: each is an error that names the
+key, because a typo in a budget must never fall back to a default. Relative paths are relative to
+the folder of `site.toml`.
+"""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from privacy.dp.config import Unit
+from privacy.errors import ConfigError
+from privacy.masking.config import ENTITY_TYPES
+from privacy.plan import check_name
+
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+_PROXY = re.compile(r"http://(?:[^\s/@]+@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+
+
+def _named(name: str) -> str:
+    check_name(name)
+    return name
+
+
+def _address(address: str) -> str:
+    match = _ADDRESS.fullmatch(address)
+    if not match or not 0 < int(match[1]) < 65536:
+        raise ValueError(f"expected host:port, got {address!r}")
+    return address
+
+
+def _proxy(address: str) -> str:
+    match = _PROXY.fullmatch(address)
+    if address and (not match or not 0 < int(match[1]) < 65536):
+        # The value is not repeated: a proxy's address may hold a password.
+        raise ValueError("expected http://host:port or an empty string")
+    return address
+
+
+def _optional_path(value: object) -> object:
+    return None if value == "" else value
+
+
+def _existing_name(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("expected a path, got an empty string")
+    return path
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return folder / path if folder else path
+
+
+def _known_types(types: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = sorted(set(types) - set(ENTITY_TYPES))
+    if unknown:
+        raise ValueError(
+            f"expected names from {', '.join(ENTITY_TYPES)}, got {', '.join(unknown)}"
+        )
+    return types
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("expected a name, got an empty string")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_named)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FilePath = Annotated[
+    Path,
+    Field(strict=False),
+    AfterValidator(_existing_name),
+    AfterValidator(_beside_the_file),
+]
+
+
+class _Section(BaseModel):
+    """A table of the file: strict types, no unknown keys, frozen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class SiteSection(_Section):
+    """Who this site is and where it calls."""
+
+    name: Name = Field(description="Name as enrolled: a-z 0-9 _ -")
+    coordinator: Annotated[str, AfterValidator(_address)] = Field(
+        description="host:port of the coordinator; the only address this site connects to"
+    )
+    proxy: Annotated[str, AfterValidator(_proxy)] = Field(
+        default="", description='HTTP CONNECT proxy, "http://host:port"; empty: connect directly'
+    )
+
+
+class DataSection(_Section):
+    """Where the records are and whom the guarantee protects."""
+
+    kind: Literal["jsonl"] = Field(
+        default="jsonl", description="How the records are stored: jsonl (.jsonl or .jsonl.gz)"
+    )
+    path: FilePath = Field(description="File of the records; relative to the folder of this file")
+    unit: Annotated[Unit, Field(strict=False)] = Field(
+        default=Unit.RECORD,
+        description="Whom the guarantee protects: record, patient or customer (by unit_id)",
+    )
+    population: Name = Field(
+        default="records",
+        description="Name of the budget ledger: one per set of people, for all runs",
+    )
+    num_units: int = Field(
+        ge=1,
+        description="Training units that this site declares in public, a round number",
+    )
+
+
+class BudgetSection(_Section):
+    """What all runs over this population together may spend."""
+
+    epsilon: Positive = Field(description="Largest epsilon over all runs, in nats")
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="Probability that the bound fails; below 1 / num_units"
+    )
+
+
+class ComputeSection(_Section):
+    """What training may use. Nothing here can change the guarantee."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda|cuda:[0-9]+)$")] = Field(
+        default="cpu", description="cpu, cuda or cuda:N"
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads for training")
+    memory_limit_mb: int = Field(
+        default=3000,
+        ge=256,
+        description="Training that takes more memory than this is stopped, in MB",
+    )
+    round_limit_s: Positive = Field(
+        default=300.0, description="A round that takes longer than this is stopped, in seconds"
+    )
+
+
+class BaseSection(_Section):
+    """The base model on this site's disk."""
+
+    folder: Annotated[FilePath | None, BeforeValidator(_optional_path)] = Field(
+        default=None,
+        description="Folder of a Hugging Face MoE checkpoint; empty: embedded nano base",
+    )
+
+
+class PolicySection(_Section):
+    """Plans that this site refuses whoever asks; a person approves the others one by one."""
+
+    max_epsilon_per_run: Positive = Field(
+        default=8.0, description="Largest target_epsilon of one run"
+    )
+    min_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.3, description="Least noise_multiplier"
+    )
+    max_rounds: int = Field(default=200, ge=1, description="Most rounds of one run")
+    min_sites: int = Field(
+        default=2, ge=1, description="Least min_sites: the fewest updates that may be summed"
+    )
+    max_update_bytes: int = Field(default=64_000_000, ge=1, description="Largest max_update_bytes")
+    allowed_bases: Annotated[
+        tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)
+    ] = Field(
+        default=("nano",),
+        min_length=1,
+        description="Base models by name or by digest (sha256:...)",
+    )
+    required_masking: Annotated[
+        tuple[str, ...], Field(strict=False), AfterValidator(_known_types)
+    ] = Field(default=ENTITY_TYPES, description="Entity types that a plan must mask")
+
+
+class EvaluationSection(_Section):
+    """What is measured on the units that this site holds out."""
+
+    alone: bool = Field(
+        default=True,
+        description="Also train on this site alone, to compare; nothing of it leaves",
+    )
+
+
+class SiteConfig(_Section):
+    """Everything in `site.toml`."""
+
+    site: SiteSection
+    data: DataSection
+    budget: BudgetSection
+    compute: ComputeSection = ComputeSection()
+    base: BaseSection = BaseSection()
+    policy: PolicySection = PolicySection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _delta_fits(self) -> "SiteConfig":
+        """At delta = 1 / n a mechanism may publish one whole record and still keep its promise."""
+        if self.budget.delta >= 1 / self.data.num_units:
+            raise ValueError(
+                f"expected budget.delta < 1 / data.num_units = {1 / self.data.num_units:.3g}, "
+                f"got {self.budget.delta}"
+            )
+        return self
+
+
+def parse_config(text: str, *, folder: Path, source: str = "site.toml") -> SiteConfig:
+    """The settings in `text`; relative paths are taken from `folder`.
+
+    Raises:
+      ConfigError: Not TOML, or a key is missing, unknown or impossible; the message names it.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{source}: {error}", hint="check quotes and brackets near that line"
+        ) from None
+    try:
+        return SiteConfig.model_validate(tables, context={"folder": folder})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(
+            ": ".join(part for part in (source, key, message) if part),
+            hint=f"correct this key in {source}" if key else "",
+        ) from None
+
+
+def load_config(path: Path) -> SiteConfig:
+    """Read `site.toml`.
+
+    Raises:
+      ConfigError: The file cannot be read or says something impossible.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read {path}: {type(error).__name__}",
+            hint="make one with `cloister-site init`",
+        ) from None
+    return parse_config(text, folder=path.resolve().parent, source=str(path))
+
+
+def format_config(config: SiteConfig) -> str:
+    """`config` as a commented `site.toml`: every key, and above each what it means."""
+    lines = ["# Settings of one Cloister site. The others learn name and num_units, nothing else."]
+    for section_name, section_field in SiteConfig.model_fields.items():
+        section = getattr(config, section_name)
+        title = (
+            (section_field.annotation.__doc__ or "").strip() if section_field.annotation else ""
+        )
+        lines += ["", f"# {title}", f"[{section_name}]"]
+        for key, field in type(section).model_fields.items():
+            lines += [f"# {field.description}", f"{key} = {_toml(getattr(section, key))}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return '""'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return '"' + "".join(_escaped(character) for character in str(value)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return (
+        f"\\u{ord(character):04x}"
+        if ord(character) < 0x20 or ord(character) == 0x7F
+        else character
+    )

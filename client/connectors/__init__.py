@@ -1,0 +1,1 @@
+"""Readers of record sources; imported by `client.dataset` only."""
