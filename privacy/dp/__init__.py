@@ -1,1 +1,1 @@
-"""Differential privacy: the mechanism, its calibration, the budget, and the checks that the claim holds."""
+"""Differential privacy: mechanism, calibration, budget, and the checks that a claim holds."""

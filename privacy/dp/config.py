@@ -1,7 +1,7 @@
 """What one run does for privacy: the numbers that fix its guarantee.
 
-The neighbour relation is *add or remove one unit*: two populations are neighbours when one has exactly one unit more,
-with all records of that unit. Replacing a unit costs up to twice as much.
+The neighbour relation is *add or remove one unit*: two populations are neighbours when one has
+exactly one unit more, with all records of that unit. Replacing a unit costs up to twice as much.
 """
 
 import math
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Unit(StrEnum):
-    """Whom the guarantee protects. A unit's records are clipped together, however many there are."""
+    """Whom the guarantee protects; all records of a unit are clipped together."""
 
     RECORD = "record"
     PATIENT = "patient"
@@ -19,15 +19,16 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MechanismConfig:
-    """Poisson-sampled Gaussian mechanism with per-unit clipping (Abadi et al. 2016, arXiv 1607.00133).
+    """Poisson-sampled Gaussian mechanism, clipped per unit (Abadi et al. 2016, arXiv 1607.00133).
 
     Attributes:
       unit: Whom the guarantee protects.
-      target_epsilon: Upper bound on epsilon over all rounds of the run, in nats, for add-or-remove-one.
-      delta: Probability that the bound fails; every site requires it below 1 / its number of units.
+      target_epsilon: Upper bound on epsilon over all rounds of the run, in nats.
+      delta: Probability that the bound fails; a site requires it below 1 / its number of units.
       noise_multiplier: Standard deviation of the noise divided by `clip_norm`.
-      clip_norm: Largest L2 norm that one unit contributes to a step's gradient sum, over all trained tensors.
-      sample_rate: Probability with which each unit takes part in a step, independently (Poisson sampling).
+      clip_norm: Largest L2 norm that one unit contributes to a step's gradient sum, over all
+        trained tensors together.
+      sample_rate: Probability with which each unit takes part in a step, independently.
       steps_per_round: Optimizer steps in a round; each is one release of the mechanism.
     """
 
