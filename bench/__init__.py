@@ -1,0 +1,1 @@
+"""Measured comparisons with other systems, runnable by anyone: `python -m bench --help`."""
