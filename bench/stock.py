@@ -137,9 +137,8 @@ def _run_app(arguments: Sequence[str], environment: Mapping[str, str], *, limit_
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"`flwr run` did not end within {limit_s:.0f} s") from None
     if done.returncode:
-        raise RuntimeError(
-            f"`flwr run` ended with status {done.returncode}: {done.stdout[-999:]}{done.stderr[-999:]}"
-        )
+        said = (done.stdout + done.stderr)[-2000:]
+        raise RuntimeError(f"`flwr run` ended with status {done.returncode}: {said}")
 
 
 def _log_end(path: Path) -> str:
