@@ -13,3 +13,5 @@ os.environ.update(
         "TRANSFORMERS_OFFLINE": "1",
     }
 )
+
+import privacy  # noqa: F401  before any test imports gRPC: privacy/__init__.py says why
