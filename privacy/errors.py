@@ -80,7 +80,15 @@ class WireError(FederationError):
 
 
 class VerificationError(FederationError):
-    """A signature, proof or digest does not check out."""
+    """A signature, proof or digest does not check out.
+
+    Attributes:
+      entry: Number of the first wrong entry of a log, or None where no single entry is to blame.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", entry: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.entry = entry
 
 
 class TamperError(VerificationError):

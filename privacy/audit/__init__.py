@@ -1,0 +1,1 @@
+"""What happened, so written that anyone can check it and nobody can rewrite it."""

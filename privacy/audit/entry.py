@@ -1,0 +1,478 @@
+"""One line of evidence: what happened, said and signed by the party that did it.
+
+An entry is an in-toto Statement v1 in a DSSE envelope, one line of JSON after RFC 8785, so that
+any verifier of software attestations can read it. Its rules:
+
+- The signer is the party that acted. The coordinator cannot write a site's entry, nor a site the
+  coordinator's.
+- Each party counts its own entries from 0 without gaps (`sequence`), so a missing one shows.
+- What the entry is about is named by digest (`subjects`): the plan, an update, an adapter.
+- Each event has a closed set of typed fields (`FORMS`). Nothing else is written: no free text, no
+  figure that depends on records, so an entry can stay for ever while records are erased. What must
+  be provable later without being public stands as a salted digest (`commit`).
+
+What a crash can leave: nothing. An entry exists when its line does; a torn line is no entry.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import rfc8785
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import FormatError
+from securesystemslib.signer._signature import Signature
+
+from privacy.audit.keys import Role
+from privacy.errors import VerificationError
+from privacy.pki.identity import SigningKey, verify
+
+MAX_ENTRY_BYTES = 2_000_000
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+MAX_COUNT = 2**53 - 1
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# in-toto wants at least one subject in every statement. The signer's key is always one: so the
+# payload itself says whose it is, and a signature cannot be carried over to another key.
+_SIGNER = "signer"
+_TYPE_PREFIX = "urn:cloister:evidence:"
+_TYPE_SUFFIX = ":v1"
+
+
+class Event(StrEnum):
+    """What can happen. The first block is the coordinator's to say, the second a site's."""
+
+    FEDERATION_CREATED = "federation-created"
+    SITE_ENROLLED = "site-enrolled"
+    SITE_REVOKED = "site-revoked"
+    PLAN_OFFERED = "plan-offered"
+    RUN_STARTED = "run-started"
+    UPDATE_ACCEPTED = "update-accepted"
+    UPDATE_REJECTED = "update-rejected"
+    ADAPTER_RELEASED = "adapter-released"
+    ROUND_FAILED = "round-failed"
+    RUN_FINISHED = "run-finished"
+    DOOR_REFUSED = "door-refused"
+
+    AGENT_STARTED = "agent-started"
+    PLAN_APPROVED = "plan-approved"
+    PLAN_REFUSED = "plan-refused"
+    DATA_MASKED = "data-masked"
+    SELF_TEST_PASSED = "self-test-passed"
+    BUDGET_RESERVED = "budget-reserved"
+    BUDGET_COMMITTED = "budget-committed"
+    BUDGET_REFUSED = "budget-refused"
+    UPDATE_SENT = "update-sent"
+    INSTRUCTION_REFUSED = "instruction-refused"
+    REPLY_REFUSED = "reply-refused"
+    EVALUATED = "evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of field: what it is in words, and whether a value is one."""
+
+    what: str
+    fits: Callable[[Any], bool]
+
+
+def _text(what: str, pattern: str) -> Kind:
+    compiled = re.compile(pattern)
+    return Kind(what, lambda value: isinstance(value, str) and bool(compiled.fullmatch(value)))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_COUNT
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < float("inf")  # type: ignore[operator]
+
+
+def _is_release(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(_is_number(part) and part > 0 for part in value[:2])
+        and _is_count(value[2])
+        and value[2] >= 1
+    )
+
+
+NAME = _text("a name of a-z 0-9 _ -", _NAME.pattern)
+RULE = _text("the name of a rule, a-z 0-9 _ . -", r"[a-z0-9][a-z0-9_.-]{0,62}")
+RUN_ID = _text("a run's number as a string of digits", r"[0-9]{1,20}")
+HEX_KEY = _text("a public key of 64 hex digits", r"[0-9a-f]{64}")
+SERIAL = _text("a certificate's serial number in digits", r"[0-9a-fA-F]{1,64}")
+VERSION = _text("a version", r"[0-9A-Za-z.+-]{1,64}")
+PEER = _text("a peer's address", r"[0-9A-Za-z_.:%\[\]/-]{1,100}")
+DIGEST = _text("sha256:<64 hex digits>", _DIGEST.pattern)
+COUNT = Kind("a whole number from 0", _is_count)
+ROUND = Kind("a round from 1", lambda value: _is_count(value) and value >= 1)
+NUMBER = Kind("a number >= 0", _is_number)
+PLAN = Kind("a plan as a JSON object", lambda value: isinstance(value, dict))
+NAMES = Kind(
+    "a sorted list of names",
+    lambda value: (
+        isinstance(value, list)
+        and all(isinstance(name, str) and _NAME.fullmatch(name) for name in value)
+        and value == sorted(set(value))
+    ),
+)
+ENTITY_TYPES = Kind(
+    "a sorted list of entity types",
+    lambda value: (
+        isinstance(value, list)
+        and all(isinstance(name, str) and re.fullmatch(r"[A-Z_]{1,40}", name) for name in value)
+        and value == sorted(set(value))
+    ),
+)
+RELEASES = Kind(
+    "a list of [noise_multiplier, sample_rate, num_steps]",
+    lambda value: isinstance(value, list) and all(_is_release(release) for release in value),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What an entry of one event must hold, may hold, and who signs it.
+
+    Attributes:
+      role: Whose event it is.
+      subjects: Digests that must be named.
+      optional: Digests that may be named.
+      fields: The predicate, all of it, each with its type.
+    """
+
+    role: Role
+    subjects: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    fields: Mapping[str, Kind] = field(default_factory=dict)
+
+
+_WHICH_ROUND = {"run_id": RUN_ID, "server_round": ROUND}
+# The numbers of one spend, as the site's ledger has them. `prior` are all other releases in that
+# ledger, of any run, this one left out: so epsilon_total follows from this entry alone.
+# epsilon_run is over the rounds of this run up to this one, at the plan's delta; epsilon_total at
+# `delta`, the ledger's, which is not below the plan's.
+_SPEND = {
+    **_WHICH_ROUND,
+    "noise_multiplier": NUMBER,
+    "sample_rate": NUMBER,
+    "num_steps": ROUND,
+    "delta": NUMBER,
+    "epsilon_run": NUMBER,
+    "epsilon_total": NUMBER,
+    "budget_epsilon": NUMBER,
+    "prior": RELEASES,
+}
+
+
+def _coordinator(
+    *subjects: str, optional: tuple[str, ...] = (), fields: Mapping[str, Kind] | None = None
+) -> Form:
+    return Form(role=Role.COORDINATOR, subjects=subjects, optional=optional, fields=fields or {})
+
+
+def _site(
+    *subjects: str, optional: tuple[str, ...] = (), fields: Mapping[str, Kind] | None = None
+) -> Form:
+    return Form(role=Role.SITE, subjects=subjects, optional=optional, fields=fields or {})
+
+
+FORMS: Mapping[Event, Form] = {
+    Event.FEDERATION_CREATED: _coordinator(fields={"federation": NAME}),
+    Event.SITE_ENROLLED: _coordinator(
+        fields={
+            "site": NAME,
+            "signing_key": HEX_KEY,
+            "certificate_serial": SERIAL,
+            "num_units": COUNT,
+        }
+    ),
+    Event.SITE_REVOKED: _coordinator(fields={"site": NAME}),
+    Event.PLAN_OFFERED: _coordinator("plan", fields={"plan": PLAN}),
+    Event.RUN_STARTED: _coordinator("plan", fields={"run_id": RUN_ID}),
+    Event.UPDATE_ACCEPTED: _coordinator(
+        "plan", "update", fields={**_WHICH_ROUND, "site": NAME, "update_bytes": COUNT}
+    ),
+    Event.UPDATE_REJECTED: _coordinator(
+        optional=("plan", "update"), fields={**_WHICH_ROUND, "site": NAME, "rule": RULE}
+    ),
+    Event.ADAPTER_RELEASED: _coordinator(
+        "adapter", "plan", fields={**_WHICH_ROUND, "sites": NAMES}
+    ),
+    Event.ROUND_FAILED: _coordinator(
+        optional=("plan",), fields={**_WHICH_ROUND, "num_updates": COUNT}
+    ),
+    Event.RUN_FINISHED: _coordinator(
+        optional=("plan", "adapter"), fields={"run_id": RUN_ID, "num_rounds": COUNT}
+    ),
+    Event.DOOR_REFUSED: _coordinator(fields={"rule": RULE, "peer": PEER}),
+    Event.AGENT_STARTED: _site(fields={"version": VERSION}),
+    Event.PLAN_APPROVED: _site("plan"),
+    Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}),
+    Event.DATA_MASKED: _site(
+        optional=("plan",), fields={"entity_types": ENTITY_TYPES, "commitment": DIGEST}
+    ),
+    Event.SELF_TEST_PASSED: _site(optional=("plan",)),
+    Event.BUDGET_RESERVED: _site("plan", fields=_SPEND),
+    Event.BUDGET_COMMITTED: _site("plan", optional=("update",), fields=_SPEND),
+    Event.BUDGET_REFUSED: _site(
+        optional=("plan",), fields={"asked": NUMBER, "spent": NUMBER, "budget": NUMBER}
+    ),
+    Event.UPDATE_SENT: _site("plan", "update", fields={**_WHICH_ROUND, "update_bytes": COUNT}),
+    Event.INSTRUCTION_REFUSED: _site(
+        optional=("plan",), fields={"rule": RULE, "server_round": COUNT}
+    ),
+    Event.REPLY_REFUSED: _site(
+        optional=("plan", "update"), fields={"rule": RULE, "server_round": COUNT}
+    ),
+    Event.EVALUATED: _site(
+        optional=("plan", "adapter"), fields={"run_id": RUN_ID, "server_round": COUNT}
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A well-formed entry. Only `verify_entry` says that it is also true to its signer.
+
+    Attributes:
+      party: Who says it.
+      event: What happened.
+      sequence: Number of the entry among the party's own, from 0.
+      at: When, by the party's own clock (UTC, whole seconds).
+      subjects: Digests of what it is about.
+      predicate: The event's fields.
+      key_id: Which key signed.
+      digest: `sha256:` and the hash of the line.
+      line: The envelope, one line without its end.
+    """
+
+    party: str
+    event: Event
+    sequence: int
+    at: datetime
+    subjects: Mapping[str, str]
+    predicate: Mapping[str, Any]
+    key_id: str
+    digest: str
+    line: bytes
+
+    @property
+    def role(self) -> Role:
+        """Whose event it is."""
+        return FORMS[self.event].role
+
+
+def format_time(at: datetime) -> str:
+    """An aware time as ISO 8601 in UTC, whole seconds.
+
+    Raises:
+      ValueError: The time has no zone, and would mean something else elsewhere.
+    """
+    if at.tzinfo is None:
+        raise ValueError("expected an aware time, got one without a zone")
+    return at.astimezone(UTC).strftime(_TIME_FORMAT)
+
+
+def commit(values: object, salt: bytes) -> str:
+    """A digest that pins `values` (JSON) without telling them; whoever has `salt` can show both.
+
+    Raises:
+      ValueError: The salt is shorter than 32 bytes, so small counts could be found by trying.
+    """
+    if len(salt) < 32:
+        raise ValueError(f"expected a salt of at least 32 bytes, got {len(salt)}")
+    content: bytes = rfc8785.dumps(values)  # type: ignore[arg-type]
+    return "sha256:" + hashlib.sha256(salt + content).hexdigest()
+
+
+def make_entry(
+    key: SigningKey,
+    party: str,
+    event: Event,
+    *,
+    sequence: int,
+    at: datetime,
+    subjects: Mapping[str, str] | None = None,
+    predicate: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The signed entry as one line, without its end.
+
+    Raises:
+      ValueError: A subject or a field is missing, unknown or of another type: nothing is signed.
+    """
+    subjects = subjects or {}
+    predicate = predicate or {}
+    _check_form(party, event, sequence, subjects, predicate)
+    statement = _statement(key.key_id, party, event, sequence, at, subjects, predicate)
+    envelope = Envelope(rfc8785.dumps(statement), PAYLOAD_TYPE, {})
+    envelope.signatures[key.key_id] = Signature(key.key_id, key.sign(envelope.pae()).hex())
+    line: bytes = rfc8785.dumps(envelope.to_dict())
+    if len(line) > MAX_ENTRY_BYTES:
+        raise ValueError(f"expected an entry of at most {MAX_ENTRY_BYTES} bytes, got {len(line)}")
+    return line
+
+
+def parse_entry(line: bytes) -> Entry:
+    """Read a line and check its form. The signature is checked by `verify_entry`.
+
+    Raises:
+      VerificationError: Not an envelope with one signature in its one spelling, an unknown event,
+        or a field that is missing, unknown or of another type.
+    """
+    envelope = _parse_envelope(line)
+    (signer,) = envelope.signatures
+    statement = _load(envelope.payload, "a statement")
+    try:
+        subjects = {
+            subject["name"]: "sha256:" + subject["digest"]["sha256"]
+            for subject in statement["subject"]
+        }
+        predicate = statement["predicate"]
+        event = _parse_event(statement["predicateType"])
+        at = datetime.strptime(predicate["at"], _TIME_FORMAT).replace(tzinfo=UTC)
+        party, sequence, details = predicate["party"], predicate["sequence"], predicate["details"]
+        del subjects[_SIGNER]
+        details = dict(details.items())
+        _check_form(party, event, sequence, subjects, details)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise VerificationError(f"expected an entry, a part is missing: {error}") from None
+    except ValueError as error:
+        raise VerificationError(str(error)) from None
+    entry = Entry(
+        party=party,
+        event=event,
+        sequence=sequence,
+        at=at,
+        subjects=subjects,
+        predicate=details,
+        key_id=signer,
+        digest="sha256:" + hashlib.sha256(line).hexdigest(),
+        line=line,
+    )
+    # What was read is written again: a field that nobody reads, or a second spelling, makes a
+    # difference here.
+    if statement != _statement(signer, party, event, sequence, at, subjects, details):
+        raise VerificationError("expected an in-toto statement with our fields and no others")
+    return entry
+
+
+def verify_entry(entry: Entry, public_key: bytes) -> None:
+    """Check that the owner of `public_key` signed `entry`.
+
+    Raises:
+      VerificationError: It is signed by another key, or the signature does not verify.
+    """
+    envelope = _parse_envelope(entry.line)
+    verify(public_key, envelope.pae(), bytes.fromhex(envelope.signatures[entry.key_id].signature))
+
+
+def _parse_event(predicate_type: str) -> Event:
+    for event in Event:
+        if predicate_type == f"{_TYPE_PREFIX}{event.value}{_TYPE_SUFFIX}":
+            return event
+    raise ValueError("expected an event of this version")
+
+
+def _load(content: bytes, what: str) -> dict[str, Any]:
+    """JSON in its one spelling: what two readers could read differently is refused."""
+    try:
+        loaded = json.loads(content)
+        canonical = rfc8785.dumps(loaded)
+    except (ValueError, RecursionError):
+        raise VerificationError(f"expected {what} in JSON") from None
+    if not isinstance(loaded, dict) or canonical != content:
+        raise VerificationError(f"expected {what} in canonical JSON (RFC 8785)")
+    return loaded
+
+
+def _parse_envelope(line: bytes) -> Envelope:
+    if len(line) > MAX_ENTRY_BYTES:
+        raise VerificationError(f"expected at most {MAX_ENTRY_BYTES} bytes, got {len(line)}")
+    loaded = _load(line, "an envelope")
+    try:
+        envelope = Envelope.from_dict(loaded)
+        again = rfc8785.dumps(envelope.to_dict())
+    except (KeyError, TypeError, AttributeError, ValueError, FormatError):
+        raise VerificationError("expected a DSSE envelope") from None
+    signatures = list(envelope.signatures.values())
+    if (
+        envelope.payload_type != PAYLOAD_TYPE
+        or again != line
+        or len(signatures) != 1
+        or signatures[0].unrecognized_fields
+    ):
+        raise VerificationError("expected an in-toto envelope with exactly one signature")
+    return envelope
+
+
+def _statement(
+    signer: str,
+    party: str,
+    event: Event,
+    sequence: int,
+    at: datetime,
+    subjects: Mapping[str, str],
+    predicate: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The in-toto statement, the same dictionary for the same entry."""
+    named = {_SIGNER: "sha256:" + signer, **subjects}
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [
+            {"name": name, "digest": {"sha256": named[name].removeprefix("sha256:")}}
+            for name in sorted(named)
+        ],
+        "predicateType": f"{_TYPE_PREFIX}{event.value}{_TYPE_SUFFIX}",
+        "predicate": {
+            "party": party,
+            "sequence": sequence,
+            "at": format_time(at),
+            "details": dict(predicate),
+        },
+    }
+
+
+def _check_form(
+    party: object,
+    event: Event,
+    sequence: object,
+    subjects: Mapping[str, object],
+    predicate: Mapping[str, object],
+) -> None:
+    """Check an entry's parts against the event's form.
+
+    Raises:
+      ValueError: One is missing, unknown or of another type.
+    """
+    form = FORMS[event]
+    if not NAME.fits(party):
+        raise ValueError(f"{event}: expected party to be {NAME.what}")
+    if not COUNT.fits(sequence):
+        raise ValueError(f"{event}: expected sequence to be {COUNT.what}")
+    _check_names(f"{event}: subjects", set(subjects), set(form.subjects), set(form.optional))
+    for name, digest in subjects.items():
+        if not DIGEST.fits(digest):
+            raise ValueError(f"{event}: expected subject {name} to be {DIGEST.what}")
+    _check_names(f"{event}: fields", set(predicate), set(form.fields), set())
+    for name, kind in form.fields.items():
+        if not kind.fits(predicate[name]):
+            raise ValueError(f"{event}: expected {name} to be {kind.what}")
+
+
+def _check_names(what: str, given: set[str], wanted: set[str], optional: set[str]) -> None:
+    missing, unknown = sorted(wanted - given), sorted(given - wanted - optional)
+    if missing:
+        raise ValueError(f"{what}: missing {', '.join(missing)}")
+    if unknown:
+        raise ValueError(f"{what}: {len(unknown)} unknown, expected {sorted(wanted | optional)}")

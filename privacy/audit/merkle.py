@@ -1,0 +1,211 @@
+"""A Merkle tree over the entries of a log, with proofs that it only ever grew.
+
+The tree is that of Certificate Transparency (RFC 6962 and RFC 9162, section 2.1): SHA-256, `0x00`
+before a leaf, `0x01` before two children. An *inclusion proof* shows that an entry is in the tree
+with a given root; a *consistency proof* shows that an older tree is the beginning of a newer one.
+Everything here is pure: no file, no clock, no key.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+from privacy.errors import TamperError
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """Hash of one entry as a leaf, 32 bytes."""
+    return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash of an inner node over its children, 32 bytes."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def _split(size: int) -> int:
+    """The largest power of two smaller than `size`: how many leaves the left child holds."""
+    return 1 << ((size - 1).bit_length() - 1)
+
+
+class Tree:
+    """A growing tree: O(log n) work an entry, and proofs for every size it ever had."""
+
+    def __init__(self) -> None:
+        # Level 0 holds the leaves, level k the roots of all full subtrees with 2**k leaves.
+        # Nothing is ever replaced.
+        self._levels: list[list[bytes]] = [[]]
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return len(self._levels[0])
+
+    def append(self, leaf: bytes) -> None:
+        """Add the hash of the next entry, as `leaf_hash` gives it."""
+        level = 0
+        self._levels[0].append(leaf)
+        while len(self._levels[level]) % 2 == 0:
+            left, right = self._levels[level][-2:]
+            level += 1
+            if level == len(self._levels):
+                self._levels.append([])
+            self._levels[level].append(node_hash(left, right))
+
+    def root(self, size: int | None = None) -> bytes:
+        """Root over the first `size` leaves, by default all.
+
+        Raises:
+          ValueError: The tree never had that size.
+        """
+        end = self.size if size is None else size
+        self._check_size(end)
+        return self._range(0, end) if end else EMPTY_ROOT
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """Sibling hashes from leaf `index` to the root of `size` leaves (RFC 9162, 2.1.3.1).
+
+        Raises:
+          ValueError: There is no such leaf in a tree of that size.
+        """
+        self._check_size(size)
+        if not 0 <= index < size:
+            raise ValueError(f"expected 0 <= index < {size}, got {index}")
+        path = []
+        begin, end = 0, size
+        while end - begin > 1:
+            middle = begin + _split(end - begin)
+            if index < middle:
+                path.append(self._range(middle, end))
+                end = middle
+            else:
+                path.append(self._range(begin, middle))
+                begin = middle
+        return path[::-1]
+
+    def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """Hashes that show the older tree to begin the newer one (RFC 9162, 2.1.4.1).
+
+        Raises:
+          ValueError: Not 0 < old_size <= new_size <= size.
+        """
+        self._check_size(new_size)
+        if not 0 < old_size <= new_size:
+            raise ValueError(f"expected 0 < old_size <= {new_size}, got {old_size}")
+        path = []
+        begin, end = 0, new_size
+        while end != old_size:
+            middle = begin + _split(end - begin)
+            if old_size <= middle:
+                path.append(self._range(middle, end))
+                end = middle
+            else:
+                path.append(self._range(begin, middle))
+                begin = middle
+        # The old tree's own root is known to whoever asks; only a part of it must be named.
+        return ([self._range(begin, end)] if begin else []) + path[::-1]
+
+    def _check_size(self, size: int) -> None:
+        if not 0 <= size <= self.size:
+            raise ValueError(f"expected 0 <= size <= {self.size}, got {size}")
+
+    def _range(self, begin: int, end: int) -> bytes:
+        """Root over leaves `begin` to `end`, where `begin` ends a row of full subtrees."""
+        size = end - begin
+        if size & (size - 1) == 0:
+            level = size.bit_length() - 1
+            return self._levels[level][begin >> level]
+        middle = begin + _split(size)
+        return node_hash(self._range(begin, middle), self._range(middle, end))
+
+
+def verify_inclusion(
+    leaf: bytes, *, index: int, size: int, path: Sequence[bytes], root: bytes
+) -> None:
+    """Check that `leaf` (a leaf hash) is entry number `index` of the tree with `root`.
+
+    Args:
+      leaf: As `leaf_hash` gives it.
+      index: Number of the entry, from 0.
+      size: Number of entries of the tree.
+      path: Sibling hashes from the leaf up, 32 bytes each.
+      root: Root from a checkpoint whose signature was already verified.
+
+    Raises:
+      TamperError: The path does not lead to `root`.
+
+    Source: RFC 9162, section 2.1.3.2.
+    """
+    problem = TamperError(
+        f"entry {index} is not in the log of {size} entries with root {root.hex()[:16]}",
+        hint="compare this log with a copy held by another party",
+    )
+    if not 0 <= index < size or any(len(part) != len(EMPTY_ROOT) for part in (leaf, *path)):
+        raise problem
+    node, last, current = index, size - 1, leaf
+    for sibling in path:
+        if last == 0:
+            raise problem
+        if node & 1 or node == last:
+            current = node_hash(sibling, current)
+            while not node & 1 and node:
+                node >>= 1
+                last >>= 1
+        else:
+            current = node_hash(current, sibling)
+        node >>= 1
+        last >>= 1
+    if last != 0 or current != root:
+        raise problem
+
+
+def verify_consistency(
+    *, old_size: int, old_root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]
+) -> None:
+    """Check that the older tree is the beginning of the newer one.
+
+    Raises:
+      TamperError: It is not: entries that were once signed for have been changed or taken away.
+
+    Source: RFC 9162, section 2.1.4.2.
+    """
+    problem = TamperError(
+        f"the log of {new_size} entries does not begin with the {old_size} entries seen before",
+        hint="keep both checkpoints: together they prove that the log's operator rewrote it",
+    )
+    if not 0 <= old_size <= new_size or any(len(part) != len(EMPTY_ROOT) for part in path):
+        raise problem
+    if old_size == 0:
+        if path or old_root != EMPTY_ROOT:
+            raise problem
+        return
+    if old_size == new_size:
+        if path or old_root != new_root:
+            raise problem
+        return
+    hashes = list(path)
+    if old_size & (old_size - 1) == 0:
+        hashes.insert(0, old_root)
+    if not hashes:
+        raise problem
+    node, last = old_size - 1, new_size - 1
+    while node & 1:
+        node >>= 1
+        last >>= 1
+    old = new = hashes[0]
+    for sibling in hashes[1:]:
+        if last == 0:
+            raise problem
+        if node & 1 or node == last:
+            old = node_hash(sibling, old)
+            new = node_hash(sibling, new)
+            while not node & 1 and node:
+                node >>= 1
+                last >>= 1
+        else:
+            new = node_hash(new, sibling)
+        node >>= 1
+        last >>= 1
+    if last != 0 or old != old_root or new != new_root:
+        raise problem

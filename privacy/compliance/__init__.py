@@ -1,0 +1,1 @@
+"""What a verified log shows, for people who answer for data protection."""
