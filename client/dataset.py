@@ -1,8 +1,28 @@
-"""From a site's records to token ids: the raw record's one door."""
+"""From a site's records to token ids: the raw record's one door.
 
+Connectors are read here and nowhere else. What leaves is masked: token ids to train on, and the
+text of held-out records to evaluate on. Either the whole file is read or none of it is used.
+"""
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from model.tokenizer import Example
+from transformers import PreTrainedTokenizerBase
+
+from client.config import SiteConfig
+from client.connectors.jsonl import Record, read_records
+from model.tokenizer import Example, encode
+from privacy.dp.config import Unit
+from privacy.errors import ConfigError
+from privacy.masking.detect import Detector
+from privacy.masking.mask import mask
+from privacy.plan import RunPlan
+
+HELD_OUT_SHARE = 0.2
+MIN_HOLDOUT_KEY_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,3 +88,120 @@ class SiteDataset:
     def num_units(self) -> int:
         """True number of training units; it stays here, `data.num_units` is what was declared."""
         return len(self.train)
+
+
+def load(
+    config: SiteConfig,
+    plan: RunPlan,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    holdout_key: bytes,
+    progress: Callable[[int], None] | None = None,
+) -> SiteDataset:
+    """Read, mask, split and tokenise this site's records.
+
+    Args:
+      holdout_key: This site's secret. It alone decides which units are held out, the same in every
+        run, and nobody without it can tell which.
+      progress: Called with the number of records done, after each.
+
+    Raises:
+      ConfigError: The file or a record in it cannot be used, or the plan protects another unit.
+      MaskingError: Personal data cannot be masked.
+      ValueError: The key is too short to be secret.
+    """
+    if len(holdout_key) < MIN_HOLDOUT_KEY_BYTES:
+        raise ValueError(
+            f"expected a holdout_key of at least {MIN_HOLDOUT_KEY_BYTES} bytes, "
+            f"got {len(holdout_key)}"
+        )
+    if plan.mechanism.unit != config.data.unit:
+        raise ConfigError(
+            f"expected a plan that protects each {config.data.unit}, got {plan.mechanism.unit}",
+            hint="data.unit in site.toml says whom this site protects",
+        )
+    masker = _Masker(Detector(plan.masking), plan.masking.entity_types)
+    lines: dict[str, int] = {}
+    train: dict[str, list[Example]] = {}
+    held_out: list[LabelledUnit] = []
+    labels: set[str] = set()
+    for record in read_records(config.data.path):
+        first_line = lines.setdefault(record.record_id, record.line_number)
+        if first_line != record.line_number:
+            raise ConfigError(
+                f"{config.data.path}, line {record.line_number}: expected an id of its own, "
+                f"got that of line {first_line}"
+            )
+        unit_id = record.record_id if config.data.unit == Unit.RECORD else record.unit_id
+        masked = masker.mask(record)
+        answer = masked[plan.text.answer]
+        if is_held_out(unit_id, holdout_key):
+            held_out.append(
+                LabelledUnit(
+                    unit_id=unit_id, prompt=masked["prompt"], answer=answer, label=masked["label"]
+                )
+            )
+        else:
+            example = _encode(tokenizer, masked["prompt"], answer, plan)
+            train.setdefault(unit_id, []).append(example)
+            labels.add(masked["label"])
+        if progress is not None:
+            progress(len(lines))
+    if not train:
+        raise ConfigError(
+            f"{config.data.path}: expected at least one unit to train on, got none of "
+            f"{len(lines)} records",
+            hint="one unit in five is held out for evaluation",
+        )
+    return SiteDataset(
+        train=tuple(
+            TokenizedUnit(unit_id=unit_id, examples=tuple(examples))
+            for unit_id, examples in train.items()
+        ),
+        held_out=tuple(held_out),
+        labels=tuple(sorted(labels)),
+        masking=MaskingStats(num_records=len(lines), num_masked=masker.num_masked),
+    )
+
+
+def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
+    """Whether a unit is kept for evaluation, with all its records: about one in five.
+
+    HMAC-SHA-256 (RFC 2104) of the identifier under the site's key, as a fraction of its range.
+    """
+    digest = hmac.digest(holdout_key, unit_id.encode(), hashlib.sha256)
+    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+class _Masker:
+    """Masks records and counts what it replaced. Labels repeat, so masked texts are kept by text."""
+
+    def __init__(self, detector: Detector, entity_types: tuple[str, ...]) -> None:
+        self._detector = detector
+        self._labels: dict[str, tuple[str, Counter[str]]] = {}
+        self.num_masked = dict.fromkeys(entity_types, 0)
+
+    def mask(self, record: Record) -> dict[str, str]:
+        """The record's fields, masked."""
+        masked = {}
+        for name, text in record.fields.items():
+            if name == "label" and text in self._labels:
+                masked[name], counts = self._labels[text]
+            else:
+                spans = self._detector.find(text)
+                masked[name] = mask(text, spans)
+                counts = Counter(span.entity_type for span in spans)
+                if name == "label":
+                    self._labels[text] = masked[name], counts
+            for entity_type, count in counts.items():
+                self.num_masked[entity_type] += count
+        return masked
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, plan: RunPlan
+) -> Example:
+    try:
+        return encode(tokenizer, prompt, answer, plan.text)
+    except ValueError as error:
+        raise ConfigError(f"text.prompt_template: {error}") from None

@@ -21,7 +21,8 @@ class MaskingConfig:
 
     Attributes:
       language: Language of the patterns, `en`.
-      entity_types: What is masked, a subset of `ENTITY_TYPES` in alphabetical order; each span becomes `[TYPE]`.
+      entity_types: What is masked, a subset of `ENTITY_TYPES` in alphabetical order; each span
+        becomes `[TYPE]`.
     """
 
     language: str = "en"
@@ -33,6 +34,9 @@ class MaskingConfig:
             raise ValueError(f"expected language 'en', got {self.language!r}")
         unknown = sorted(set(self.entity_types) - set(ENTITY_TYPES))
         if unknown or not self.entity_types:
-            raise ValueError(f"expected entity_types from {', '.join(ENTITY_TYPES)}, got {list(self.entity_types)}")
+            raise ValueError(
+                f"expected entity_types from {', '.join(ENTITY_TYPES)}, "
+                f"got {list(self.entity_types)}"
+            )
         if list(self.entity_types) != sorted(set(self.entity_types)):
             raise ValueError("expected entity_types sorted and without repeats")
