@@ -1,0 +1,538 @@
+"""The room in which training runs: no keys, no network, no way to outlive the agent that opened
+it.
+
+The agent starts this file as a script (`python -I -S client/sandbox.py SETTINGS`); it closes the
+room from inside and only then becomes the training program, so that no line of that program, and
+none of its libraries, runs outside. Therefore it imports nothing but the standard library. Three
+processes stand between agent and program, two of them asleep:
+
+    agent --lifeline pipe--> keeper --SIGKILL on its death--> first (process 1 of its namespace)
+    --same--> program
+
+The strongest means that the platform has is tried first, and what came of it is reported, never
+assumed:
+
+1. Namespaces (user, mount, network, process, IPC): a folder of keys is covered by an empty
+   read-only file system, the network has no interface, other processes do not exist, and whatever
+   the program starts dies with `first`.
+2. Where a container forbids namespaces: Landlock hides the folders, and descendants are collected
+   by the keeper.
+3. Always: a seccomp filter against sockets and against looking into other processes, no
+   capabilities, no new privileges, no core dump, a limit on memory.
+
+What it does not do: root without capabilities still owns root's files, so run the agent as a user
+of its own; and memory that is shared with the GPU or lies in files is not counted.
+
+Sources: namespaces(7), landlock(7), seccomp(2), capabilities(7), pid_namespaces(7).
+"""
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import platform
+import resource
+import select
+import signal
+import struct
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+_NEW_MOUNT, _NEW_IPC, _NEW_USER, _NEW_PID, _NEW_NET = (
+    0x20000,
+    0x8000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = (
+    0x1,
+    0x2,
+    0x4,
+    0x8,
+    0x4000,
+    0x40000,
+)
+_QUIET_MOUNT = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 22, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
+_SECCOMP_MODE_FILTER, _PR_CAP_AMBIENT_CLEAR_ALL, _LAST_CAPABILITY = 2, 4, 63
+
+# By machine: the audit name of its system calls, and the numbers of those that are refused.
+# io_uring opens sockets without the system call socket; the last four read the memory or the
+# descriptors of another process of the same user.
+_SECCOMP_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_NETWORK_CALLS = {"x86_64": (41, 425), "aarch64": (198, 425)}
+_PROCESS_CALLS = {"x86_64": (101, 310, 311, 438), "aarch64": (117, 270, 271, 438)}
+_KEYRING_CALLS = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_READ = 0b1101  # execute, read a file, list a folder
+_LANDLOCK_FILE = (
+    0b100_0000_0000_0111  # what may be allowed on a single file: execute, write, read, truncate
+)
+_LANDLOCK_SCOPES = 0b11  # abstract sockets and signals of others
+
+_SCRATCH_BYTES = 256 * 1024 * 1024
+KILLED_BY = 128
+"""The keeper's exit status is this plus the signal that ended the program, as a shell has it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SandboxReport:
+    """Which protections are in force, as found inside the room before the training program began.
+
+    Attributes:
+      network_forbidden: No connection to any host, this one included, can be opened.
+      keys_hidden: The hidden folders can be neither listed nor read.
+      dies_with_parent: The program ends when the agent ends, however that happens.
+      descendants_die: So does everything that the program started, whatever session it moved to (a
+        process namespace).
+      memory_limited: An allocation beyond the limit fails.
+      writes_confined: Nothing can be written outside the scratch folder and the folders that were
+        named.
+    """
+
+    network_forbidden: bool
+    keys_hidden: bool
+    dies_with_parent: bool
+    descendants_die: bool
+    memory_limited: bool
+    writes_confined: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SandboxSettings:
+    """What the room must keep out, and how the agent reaches it. Paths are absolute and resolved.
+
+    Attributes:
+      argv: The training program and its arguments.
+      hide: Folders the program must not see; none lies in another.
+      writable: Folders it may write to beside `scratch`; None leaves writing to the file
+        permissions.
+      scratch: Its empty home, in memory only where namespaces are allowed.
+      memory_limit_mb: Limit on private writable memory, in MiB.
+      forbid_network: Whether it may open no connection.
+      use_namespaces: False acts as a platform that forbids them, for tests of the fallback.
+      lifeline_fd: Read end of a pipe that the agent holds open as long as it lives.
+      report_fd: Write end on which the report leaves, closed when the program begins.
+      program_fds: Descriptors that the program inherits.
+    """
+
+    argv: tuple[str, ...]
+    hide: tuple[str, ...]
+    writable: tuple[str, ...] | None
+    scratch: str
+    memory_limit_mb: int
+    forbid_network: bool
+    use_namespaces: bool
+    lifeline_fd: int
+    report_fd: int
+    program_fds: tuple[int, ...]
+
+    def to_json(self) -> str:
+        """One line that `from_json` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "SandboxSettings":
+        """The settings that `to_json` wrote, from the agent's own command line."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(text).items()
+        }
+        return cls(**fields)
+
+
+def _check(result: int) -> int:
+    """The result of a C call.
+
+    Raises:
+      OSError: It failed; `errno` says why.
+    """
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    # All five are unsigned long: left to ctypes' default, the upper halves would be whatever was
+    # on the stack.
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    _check(_LIBC.prctl(option, *(ctypes.c_ulong(argument) for argument in padded)))
+
+
+def _mount(kind: str, target: str, flags: int, options: str = "") -> None:
+    _check(
+        _LIBC.mount(
+            kind.encode(),
+            os.fsencode(target),
+            kind.encode(),
+            ctypes.c_ulong(flags),
+            options.encode(),
+        )
+    )
+
+
+# ── namespaces ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Namespaces:
+    """One way to be alone: with or without a user namespace (root needs none), with or without a
+    process namespace."""
+
+    user: bool
+    process: bool
+
+    def flags(self, *, network: bool) -> int:
+        """The flags of unshare(2)."""
+        chosen = _NEW_MOUNT | _NEW_IPC
+        chosen |= _NEW_USER if self.user else 0
+        chosen |= _NEW_PID if self.process else 0
+        return chosen | (_NEW_NET if network else 0)
+
+
+def _enter_namespaces(chosen: _Namespaces, settings: SandboxSettings) -> None:
+    """Move this process, and for a process namespace its next child, into new namespaces, and
+    cover the folders."""
+    user_id, group_id = os.geteuid(), os.getegid()
+    _check(_LIBC.unshare(chosen.flags(network=settings.forbid_network)))
+    if chosen.user:
+        # Each name is mapped to itself, so that the data folder still belongs to the user who
+        # reads it.
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"{user_id} {user_id} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"{group_id} {group_id} 1", encoding="ascii")
+    # Without this the covers would appear in the agent's own file system on hosts that share
+    # mounts, as systemd does.
+    _mount("none", "/", _MS_REC | _MS_PRIVATE)
+    for folder in settings.hide:
+        _mount("tmpfs", folder, _QUIET_MOUNT | _MS_RDONLY, "size=4k,mode=0555")
+    _mount("tmpfs", settings.scratch, _QUIET_MOUNT, f"size={_SCRATCH_BYTES},mode=0700")
+
+
+def _mount_processes() -> None:
+    """Show only the processes of the new namespace, read-only: no file of the agent's can be
+    reached through /proc."""
+    _mount("proc", "/proc", _QUIET_MOUNT | _MS_RDONLY)
+
+
+def _works(chosen: _Namespaces, settings: SandboxSettings) -> bool:
+    """Whether a throw-away child can enter `chosen`; half-entered namespaces cannot be left
+    again."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(OSError):
+            _enter_namespaces(chosen, settings)
+            if chosen.process:
+                grandchild = os.fork()
+                if grandchild == 0:
+                    with contextlib.suppress(OSError):
+                        _mount_processes()
+                        os._exit(0)
+                    os._exit(1)
+                os._exit(0 if os.waitpid(grandchild, 0)[1] == 0 else 1)
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _choose_namespaces(settings: SandboxSettings) -> _Namespaces | None:
+    if not settings.use_namespaces:
+        return None
+    for process in (True, False):
+        for user in (False, True):
+            chosen = _Namespaces(user=user, process=process)
+            if _works(chosen, settings):
+                return chosen
+    return None
+
+
+# ── Landlock ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _visible(folder: str, hide: Sequence[str]) -> Iterator[str]:
+    """The largest folders and files at or under `folder` that hold none of `hide`."""
+    if folder in hide:
+        return
+    prefix = folder.rstrip("/") + "/"
+    if not any(hidden.startswith(prefix) for hidden in hide):
+        yield folder
+        return
+    with os.scandir(folder) as entries:
+        # A link would lend its right to what it points at, maybe to a hidden folder; the target
+        # has its own right.
+        below = [entry.path for entry in entries if not entry.is_symlink()]
+    for path in below:
+        yield from _visible(path, hide)
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return  # it went away or cannot be reached: no right on it is needed
+    try:
+        if not os.path.isdir(f"/proc/self/fd/{opened}"):
+            rights &= _LANDLOCK_FILE
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, opened))
+        _check(_LIBC.syscall(_LANDLOCK_ADD, ruleset, 1, ctypes.byref(rule), 0))
+    finally:
+        os.close(opened)
+
+
+def _restrict_files(settings: SandboxSettings) -> bool:
+    """Hide folders and confine writing by Landlock, in addition to file permissions; False where
+    the kernel has none.
+
+    Files that appear later beside a hidden folder cannot be read either: rights are given to what
+    exists now.
+    """
+    version = _LIBC.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
+    if version < 1:
+        return False
+    every_right = (1 << 13) - 1
+    every_right |= (1 << 13 if version >= 2 else 0) | (1 << 14 if version >= 3 else 0)
+    attributes = struct.pack("=Q", every_right)
+    if version >= 6:
+        attributes = struct.pack("=QQQ", every_right, 0, _LANDLOCK_SCOPES)
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    ruleset = _check(
+        _LIBC.syscall(_LANDLOCK_CREATE, ctypes.byref(buffer), ctypes.c_size_t(len(attributes)), 0)
+    )
+    try:
+        elsewhere = every_right if settings.writable is None else _LANDLOCK_READ
+        for path in _visible("/", settings.hide):
+            _allow(ruleset, path, elsewhere)
+        for path in (settings.scratch, "/dev", *(settings.writable or ())):
+            _allow(ruleset, path, every_right)
+        _check(_LIBC.syscall(_LANDLOCK_RESTRICT, ruleset, 0))
+    finally:
+        os.close(ruleset)
+    return True
+
+
+# ── system calls, capabilities, limits ─────────────────────────────────────────────────────────
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _refuse_calls(*, network: bool) -> bool:
+    """Let sockets and looks into other processes fail with EACCES; False on a machine whose call
+    numbers are unknown."""
+    machine = platform.machine()
+    if machine not in _SECCOMP_ARCH:
+        return False
+    refused = [*_PROCESS_CALLS[machine], *_KEYRING_CALLS[machine]]
+    refused += _NETWORK_CALLS[machine] if network else ()
+    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06  # BPF: ld [k], jeq, jge, ret
+    steps = [
+        (load, 0, 0, 4),
+        (equal, 0, len(refused) + 3, _SECCOMP_ARCH[machine]),
+        (load, 0, 0, 0),
+    ]
+    # The x32 interface has the same calls under other numbers, from this one on.
+    steps.append((at_least, len(refused) + 1, 0, 0x40000000))
+    steps += [(equal, len(refused) - i, 0, number) for i, number in enumerate(refused)]
+    steps += [(answer, 0, 0, 0x7FFF0000), (answer, 0, 0, 0x00050000 | errno.EACCES)]
+    packed = b"".join(struct.pack("=HBBI", *step) for step in steps)
+    program = _FilterProgram(len(steps), packed)
+    try:
+        _check(
+            _LIBC.prctl(
+                _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(program), 0, 0
+            )
+        )
+    except OSError:
+        return False
+    return True
+
+
+def _drop_capabilities() -> None:
+    """Give up every capability for good: with one of them root could lift the covers off the
+    hidden folders."""
+    for capability in range(_LAST_CAPABILITY + 1):
+        with contextlib.suppress(OSError):  # not held, or unknown to this kernel
+            _prctl(_PR_CAPBSET_DROP, capability)
+    with contextlib.suppress(OSError):
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0))
+    nothing = ctypes.create_string_buffer(24)
+    _check(_LIBC.capset(ctypes.byref(header), ctypes.byref(nothing)))
+
+
+def _limit_memory(memory_limit_mb: int) -> bool:
+    """Bound private writable memory. The address space is left alone: torch reserves far more than
+    it uses."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    wanted = memory_limit_mb * 1024 * 1024
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))
+    return resource.getrlimit(resource.RLIMIT_DATA) == (wanted, wanted)
+
+
+def _prefer_as_victim() -> None:
+    # When the host runs out of memory the kernel should end the training, which restarts, and not
+    # the agent.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
+def _is_empty(folder: str) -> bool:
+    try:
+        return not os.listdir(folder)
+    except OSError:
+        return True
+
+
+# ── the three processes ────────────────────────────────────────────────────────────────────────
+
+
+def _close_all_but(kept: Sequence[int]) -> None:
+    wanted = {0, 1, 2, *kept}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in wanted:
+            with contextlib.suppress(OSError):  # the one that listed the folder
+                os.close(int(name))
+
+
+def _exit_like(status: int) -> NoReturn:
+    """End with the status of a child, as the agent reads it."""
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else KILLED_BY - code)
+
+
+def _become_program(
+    settings: SandboxSettings, *, parent: int, namespaces: _Namespaces | None
+) -> NoReturn:
+    """Close the room, report, and exec the training program; returns to nobody."""
+    try:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        restricted = False
+        if namespaces is None or settings.writable is not None:
+            restricted = _restrict_files(settings)
+        memory_limited = _limit_memory(settings.memory_limit_mb)
+        _drop_capabilities()
+        # After the capabilities: a change of credentials clears the signal.
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(KILLED_BY + signal.SIGKILL)  # the parent died before the line above
+        filtered = _refuse_calls(network=settings.forbid_network)
+        hidden = (namespaces is not None or restricted) and all(
+            _is_empty(folder) for folder in settings.hide
+        )
+        report = SandboxReport(
+            network_forbidden=settings.forbid_network and (filtered or namespaces is not None),
+            keys_hidden=hidden,
+            dies_with_parent=True,
+            descendants_die=namespaces is not None and namespaces.process,
+            memory_limited=memory_limited,
+            writes_confined=restricted and settings.writable is not None,
+        )
+        os.chdir(settings.scratch)
+        os.write(settings.report_fd, json.dumps(asdict(report)).encode())
+        for descriptor in settings.program_fds:
+            os.set_inheritable(descriptor, True)
+        os.set_inheritable(settings.report_fd, False)
+        os.execvp(settings.argv[0], settings.argv)  # noqa: S606 - no shell is wanted
+    finally:
+        os._exit(127)
+
+
+def _become_first(
+    settings: SandboxSettings, *, namespaces: _Namespaces, keeper_alive: int
+) -> NoReturn:
+    """Process 1 of the namespace: start the program, bury what it leaves behind, and take
+    everything along at the end."""
+    try:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent lies outside the namespace, so getppid says 0 dead or alive; its end of this
+        # pipe tells.
+        if select.select([keeper_alive], [], [], 0)[0]:
+            os._exit(KILLED_BY + signal.SIGKILL)
+        _prefer_as_victim()
+        _mount_processes()
+        program = os.fork()
+        if program == 0:
+            _become_program(settings, parent=1, namespaces=namespaces)
+        _close_all_but(())
+        while True:
+            ended, status = os.wait()
+            if ended == program:
+                _exit_like(status)
+    finally:
+        os._exit(126)
+
+
+def _end_descendants() -> None:
+    """Kill and bury all that is left; as subreaper this process inherits each orphan in turn."""
+    own = os.getpid()
+    children = Path(f"/proc/{own}/task/{own}/children")
+    while True:
+        with contextlib.suppress(OSError):
+            for child in children.read_text(encoding="ascii").split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def _keep(child: int, lifeline_fd: int) -> NoReturn:
+    """Sleep until the program or the agent ends, then leave no process behind."""
+    child_ended = os.pidfd_open(child)
+    ready, _, _ = select.select([lifeline_fd, child_ended], [], [])
+    if child_ended not in ready:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    _end_descendants()
+    _exit_like(status)
+
+
+def main(settings: SandboxSettings) -> NoReturn:
+    """Run the program of `settings` in the strongest room that this platform allows, and end as it
+    ends."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    namespaces = _choose_namespaces(settings)
+    if namespaces is not None:
+        _enter_namespaces(namespaces, settings)
+    keeper_alive, keeper_end = os.pipe()
+    own = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(keeper_end)
+        os.close(settings.lifeline_fd)
+        if namespaces is not None and namespaces.process:
+            _become_first(settings, namespaces=namespaces, keeper_alive=keeper_alive)
+        _prefer_as_victim()
+        _become_program(settings, parent=own, namespaces=namespaces)
+    # The program's pipes must be its own: a copy here would hide its end from the agent.
+    _close_all_but((settings.lifeline_fd, keeper_end))
+    _keep(child, settings.lifeline_fd)
+
+
+def read_report(text: bytes) -> SandboxReport | None:
+    """The report that the program's process wrote before it began, or None when it did not get
+    that far."""
+    if not text:
+        return None
+    fields: Mapping[str, bool] = json.loads(text)
+    return SandboxReport(**fields)
+
+
+if __name__ == "__main__":
+    main(SandboxSettings.from_json(sys.argv[1]))
