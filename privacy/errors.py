@@ -60,7 +60,27 @@ class ReplyRefusedError(RuleError):
 
 
 class BudgetExceededError(FederationError):
-    """The next release would spend more than the site allows."""
+    """The next release would spend more than the site allows.
+
+    Attributes:
+      spent: Epsilon of everything released so far.
+      asked: What it would become; may be infinite.
+      budget: What the site allows.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        spent: float = 0.0,
+        asked: float = 0.0,
+        budget: float = 0.0,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.spent = spent
+        self.asked = asked
+        self.budget = budget
 
 
 class MaskingError(FederationError):

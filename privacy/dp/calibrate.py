@@ -2,10 +2,10 @@
 
 A release is one step of the Poisson-sampled Gaussian mechanism. The accountant composes the
 privacy loss distributions of all releases jointly (Koskela et al. 2020, arXiv 1906.03049;
-Doroshenko et al. 2022, arXiv 2207.04380) with Google's dp-accounting, and rounds every loss up: what
-it reports is an upper bound, for add-or-remove-one-unit. Adding up the epsilons of single rounds
-would be several times larger; the Gaussian-DP approximation would be smaller than the truth, and is
-not offered.
+Doroshenko et al. 2022, arXiv 2207.04380) with Google's dp-accounting, and rounds every loss up:
+what it reports is an upper bound, for add-or-remove-one-unit. Adding up the epsilons of single
+rounds would be several times larger; the Gaussian-DP approximation would be smaller than the
+truth, and is not offered.
 """
 
 import math

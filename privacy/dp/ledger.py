@@ -1,0 +1,272 @@
+"""A site's privacy budget: what one population has spent, over all runs, models and restarts.
+
+The protocol, in the order in which a round goes through it:
+
+1. `reserve` writes a round down as spent before a record is read, and is durable when it returns.
+   It refuses what would exceed the budget, a round that the plan does not have, and a round whose
+   update has been committed.
+2. The site trains and draws its noise.
+3. `commit` binds the round to the one update that may leave. Only then is it sent.
+
+A crash after 1 leaves the round reserved: the same round may be reserved again and costs nothing
+more, because nothing of it has left the site. A crash after 3 leaves it committed: the same update
+may be sent again, another one never. So a crash leaves a site poorer in budget, never richer.
+
+What is stored is the releases, not an epsilon: the accountant composes all of them jointly, each
+time anew.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privacy.dp import calibrate
+from privacy.dp.calibrate import Event
+from privacy.dp.config import Unit
+from privacy.dp.ledger_file import LedgerEntry, LedgerFile
+from privacy.errors import (
+    BudgetExceededError,
+    ConfigError,
+    InstructionRefusedError,
+    PlanRefusedError,
+    ReplyRefusedError,
+)
+
+if TYPE_CHECKING:
+    from privacy.plan import RunPlan
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_RUN_ID = re.compile(r"[0-9]{1,20}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrivacySpent:
+    """An (epsilon, delta) guarantee over everything released so far.
+
+    Attributes:
+      epsilon: Upper bound on the privacy loss, in nats. Not an estimate.
+      delta: Probability that the bound fails; below 1 / number of units.
+      unit: Whose presence is hidden.
+    """
+
+    epsilon: float
+    delta: float
+    unit: Unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reservation:
+    """Leave to train one round, and everything from which its epsilons can be recomputed.
+
+    Attributes:
+      plan_digest: The plan.
+      run_id: The run.
+      server_round: Its round.
+      event: What this round releases.
+      prior: Everything else that the ledger holds, equal kinds together.
+      delta: At which both epsilons are computed: the site's own.
+      epsilon_run: Of this run, this round included.
+      epsilon_total: Of `prior` and this round.
+      budget_epsilon: What the site allows.
+    """
+
+    plan_digest: str
+    run_id: str
+    server_round: int
+    event: Event
+    prior: tuple[Event, ...]
+    delta: float
+    epsilon_run: float
+    epsilon_total: float
+    budget_epsilon: float
+
+
+class Ledger:
+    """The budget of one population; any number of processes may use it at once."""
+
+    def __init__(
+        self, path: Path, *, population: str, unit: Unit, budget_epsilon: float, delta: float
+    ) -> None:
+        """Open the ledger at `path`, or begin it where there has never been one.
+
+        Args:
+          path: The SQLite file; its stamp is `path` with `.stamp` appended.
+          population: Whose budget this is; two connectors to the same people share one.
+          unit: Whom the guarantee protects, fixed when the ledger begins.
+          budget_epsilon: What the site allows in all. May be changed at any time; when it falls
+            below what is spent, nothing more is reserved.
+          delta: At which the site accounts. May be changed, because releases are stored.
+
+        Raises:
+          ConfigError: A value is impossible, or the file is missing, damaged, older than its
+            stamp, or the ledger of another population or unit.
+        """
+        if not population:
+            raise ConfigError("expected a population's name, got nothing")
+        if not (math.isfinite(budget_epsilon) and budget_epsilon > 0):
+            raise ConfigError(f"expected 0 < budget epsilon < infinity, got {budget_epsilon}")
+        if not 0 < delta < 1:
+            raise ConfigError(f"expected 0 < budget delta < 1, got {delta}")
+        self.budget_epsilon = budget_epsilon
+        self.delta = delta
+        self.unit = Unit(unit)
+        self.population = population
+        self._file = LedgerFile(path, population=population, unit=self.unit)
+
+    def check_plan(self, plan: "RunPlan", *, run_id: str | None = None) -> None:
+        """Check that the whole of `plan` fits into what is left, before anything is reserved.
+
+        Args:
+          plan: The plan.
+          run_id: The plan's run, when it is not the one that its digest gives. Its rounds count
+            once, as part of the plan, so that a run which has begun can be checked again.
+
+        Raises:
+          ConfigError: The plan's noise does not keep its own promise.
+          PlanRefusedError: The plan protects another unit, or allows a larger delta.
+          BudgetExceededError: What is spent and the whole plan together exceed the budget.
+        """
+        self._check_terms(plan)
+        calibrate.check_mechanism(plan.mechanism, plan.rounds.num_rounds)
+        entries = self._file.entries()
+        run = (plan.digest, plan.run_id if run_id is None else run_id)
+        others = [entry.event for entry in entries if entry.run != run]
+        whole = calibrate.run_event(plan.mechanism, plan.rounds.num_rounds)
+        self._check_budget(_events(entries), [*others, whole], "the plan")
+
+    def reserve(self, plan: "RunPlan", run_id: str, server_round: int) -> Reservation:
+        """Write a round down as spent; durable when this returns.
+
+        A round that is reserved and not committed may be reserved again and costs nothing more.
+
+        Raises:
+          PlanRefusedError: The plan protects another unit, or allows a larger delta.
+          InstructionRefusedError: The plan has no such round, or its update is committed.
+          BudgetExceededError: The round would exceed the budget, or a lowered budget is exceeded.
+        """
+        self._check_terms(plan)
+        if not _RUN_ID.fullmatch(run_id):
+            raise ValueError(f"expected run_id of 1 to 20 digits, got {run_id!r}")
+        if not 1 <= server_round <= plan.rounds.num_rounds:
+            raise InstructionRefusedError(
+                "round-out-of-range",
+                f"expected a round from 1 to {plan.rounds.num_rounds}, got {server_round}",
+            )
+        key = (plan.digest, run_id, server_round)
+        event = calibrate.round_event(plan.mechanism)
+        with self._file.writing() as writer:
+            entries = writer.entries()
+            known = next((entry for entry in entries if entry.key == key), None)
+            if known is not None and known.update_digest is not None:
+                raise InstructionRefusedError(
+                    "round-already-committed",
+                    f"round {server_round} has its update already, and may not have another",
+                )
+            if known is not None and known.event != event:
+                raise ConfigError("the ledger holds another mechanism for a plan of this digest")
+            others = [entry for entry in entries if entry is not known]
+            reservation = self._reservation(key, event, others)
+            if known is None:
+                writer.reserve(key, event)
+        # A crash here leaves the round reserved and untrained: the site is poorer, never richer.
+        return reservation
+
+    def commit(self, reservation: Reservation, update_digest: str) -> None:
+        """Bind a reserved round to the one update that may leave; durable when this returns.
+
+        To commit the same update again changes nothing, so a crash before sending can be resumed.
+
+        Raises:
+          ReplyRefusedError: The round was never reserved, or has another update.
+        """
+        if not _DIGEST.fullmatch(update_digest):
+            raise ValueError(f"expected a digest sha256:<64 hex digits>, got {update_digest!r}")
+        key = (reservation.plan_digest, reservation.run_id, reservation.server_round)
+        with self._file.writing() as writer:
+            known = next((entry for entry in writer.entries() if entry.key == key), None)
+            if known is None:
+                raise ReplyRefusedError("round-not-reserved", f"round {key[2]} was never reserved")
+            if known.update_digest is None:
+                writer.commit(key, update_digest)
+            elif known.update_digest != update_digest:
+                raise ReplyRefusedError(
+                    "second-update", f"round {key[2]} has another update already"
+                )
+        # A crash here leaves the round committed and unsent: this update may be sent, no other.
+
+    def is_committed(self, plan_digest: str, run_id: str, server_round: int) -> bool:
+        """Whether a round has its update."""
+        key = (plan_digest, run_id, server_round)
+        return any(e.key == key and e.update_digest is not None for e in self._file.entries())
+
+    def spent(self) -> PrivacySpent:
+        """What everything in the ledger costs together; a reserved round counts as spent."""
+        return self._spent(self._file.entries())
+
+    def spent_in_run(self, plan_digest: str, run_id: str) -> PrivacySpent:
+        """What the rounds of one run cost together."""
+        return self._spent([e for e in self._file.entries() if e.run == (plan_digest, run_id)])
+
+    def entries(self) -> list[LedgerEntry]:
+        """Every round, in the order in which it was reserved."""
+        return self._file.entries()
+
+    def events(self) -> list[Event]:
+        """Everything spent, equal kinds together."""
+        return list(calibrate.group(_events(self._file.entries())))
+
+    def _spent(self, entries: Sequence[LedgerEntry]) -> PrivacySpent:
+        cost = calibrate.epsilon(_events(entries), self.delta)
+        return PrivacySpent(epsilon=cost, delta=self.delta, unit=self.unit)
+
+    def _check_terms(self, plan: "RunPlan") -> None:
+        if plan.mechanism.unit is not self.unit:
+            raise PlanRefusedError(
+                f"expected a plan that protects a {self.unit}, got {plan.mechanism.unit}",
+                hint="ask for a plan with this unit; a ledger cannot change its unit",
+            )
+        if not plan.mechanism.delta <= self.delta:
+            raise PlanRefusedError(
+                f"expected a plan with delta <= {self.delta}, got {plan.mechanism.delta}",
+                hint="ask for a plan with a smaller delta",
+            )
+
+    def _check_budget(self, spent: Sequence[Event], asked: Sequence[Event], what: str) -> float:
+        total = calibrate.epsilon(asked, self.delta)
+        # `not <=` and not `>`: a NaN must not pass.
+        if not total <= self.budget_epsilon:
+            before = calibrate.epsilon(spent, self.delta)
+            raise BudgetExceededError(
+                f"the budget of {self.population!r} is epsilon {self.budget_epsilon:g}, "
+                f"{before:.3f} is spent, and {what} would make it {total:.3f}",
+                hint="run a plan with more noise or fewer rounds, or decide on a larger budget",
+                spent=before,
+                asked=total,
+                budget=self.budget_epsilon,
+            )
+        return total
+
+    def _reservation(
+        self, key: tuple[str, str, int], event: Event, others: Sequence[LedgerEntry]
+    ) -> Reservation:
+        before = _events(others)
+        total = self._check_budget(before, [*before, event], f"round {key[2]}")
+        in_run = _events([entry for entry in others if entry.run == key[:2]])
+        return Reservation(
+            plan_digest=key[0],
+            run_id=key[1],
+            server_round=key[2],
+            event=event,
+            prior=calibrate.group(before),
+            delta=self.delta,
+            epsilon_run=calibrate.epsilon([*in_run, event], self.delta),
+            epsilon_total=total,
+            budget_epsilon=self.budget_epsilon,
+        )
+
+
+def _events(entries: Sequence[LedgerEntry]) -> list[Event]:
+    return [entry.event for entry in entries]
