@@ -29,7 +29,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_OFFLINE := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help venv $(VENV) demo test check lint format bench constraints clean
+.PHONY: help venv $(VENV) demo test check lint lint-format lint-style lint-types lint-imports format bench constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -53,10 +53,19 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(INSTALLED)
+# One target each, so that `make --keep-going` shows what every one of them has to say.
+lint: lint-format lint-style lint-types lint-imports
+
+lint-format: $(INSTALLED)
 	$(BIN)/ruff format --check .
+
+lint-style: $(INSTALLED)
 	$(BIN)/ruff check .
+
+lint-types: $(INSTALLED)
 	$(BIN)/mypy
+
+lint-imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
 format: $(INSTALLED)
