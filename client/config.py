@@ -45,9 +45,9 @@ def _address(address: str) -> str:
 
 def _proxy(address: str) -> str:
     match = _PROXY.fullmatch(address)
-    if address and (not match or not 0 < int(match[1]) < 65536):
+    if address not in ("", "direct") and (not match or not 0 < int(match[1]) < 65536):
         # The value is not repeated: a proxy's address may hold a password.
-        raise ValueError("expected http://host:port or an empty string")
+        raise ValueError('expected http://host:port, "direct" or an empty string')
     return address
 
 
@@ -105,7 +105,8 @@ class SiteSection(_Section):
         description="host:port of the coordinator; the only address this site connects to"
     )
     proxy: Annotated[str, AfterValidator(_proxy)] = Field(
-        default="", description='HTTP CONNECT proxy, "http://host:port"; empty: connect directly'
+        default="",
+        description='HTTP CONNECT proxy, "http://host:port"; "direct": none; empty: https_proxy',
     )
 
 

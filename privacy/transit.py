@@ -165,18 +165,46 @@ def check_proxy(proxy: str) -> None:
     if not usable:
         # The value is not repeated: it may hold a password.
         raise ConfigError(
-            "expected proxy = http://host:port",
+            "expected a proxy of the form http://host:port",
             hint='"" takes the proxy of the environment, "direct" takes none',
         )
 
 
-def _proxy_options(address: str, proxy: str) -> list[tuple[str, int | str]]:
+def proxy_for(address: str, proxy: str) -> str:
+    """URL of the proxy through which `channel` reaches `address`, or an empty string.
+
+    Raises:
+      ConfigError: The setting, or what the environment says, is malformed.
+    """
+    # Half of this module's import time, and only a site's agent comes here.
+    from urllib.request import getproxies_environment, proxy_bypass
+
     check_proxy(proxy)
-    if proxy == "direct" or (not proxy and is_loopback(address)):
-        return [("grpc.enable_http_proxy", 0)]
     if proxy:
-        return [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy.rstrip("/"))]
-    return [("grpc.enable_http_proxy", 1)]
+        return "" if proxy == "direct" else proxy.rstrip("/")
+    host, _ = parse_address(address)
+    if is_loopback(address) or proxy_bypass(host):
+        return ""
+    found = getproxies_environment()
+    url = found.get("https") or found.get("http") or ""
+    if url and "://" not in url:
+        url = "http://" + url
+    try:
+        check_proxy(url)
+    except ConfigError as error:
+        raise ConfigError(
+            "expected https_proxy in the environment of the form http://host:port",
+            hint='correct it, or set proxy in site.toml; "direct" takes none',
+        ) from error
+    return url.rstrip("/")
+
+
+def _proxy_options(address: str, proxy: str) -> list[tuple[str, int | str]]:
+    # Decided here and not by gRPC, which reads other variables than most programs of a site do.
+    url = proxy_for(address, proxy)
+    if not url:
+        return [("grpc.enable_http_proxy", 0)]
+    return [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", url)]
 
 
 def peer_certificate(context: grpc.ServicerContext) -> x509.Certificate:

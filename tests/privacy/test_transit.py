@@ -484,7 +484,8 @@ def test_a_proxy_that_refuses_ends_in_unavailable(consortium: Consortium) -> Non
 def test_the_proxy_of_the_environment_is_used(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with (
         serving(consortium.server("coordinator.example.org")) as port,
         ConnectProxy(target=port) as proxy,
@@ -526,6 +527,40 @@ def test_a_client_connects_again_after_the_coordinator_was_away(consortium: Cons
         answer = channel.unary_unary(ECHO)(b"back", timeout=10, wait_for_ready=True)
         running.stop(0).wait()
     assert answer == b"back"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ""),
+        ({"https_proxy": "http://one:1"}, "http://one:1"),
+        ({"HTTPS_PROXY": "http://one:1/"}, "http://one:1"),
+        ({"https_proxy": "one:1"}, "http://one:1"),
+        ({"http_proxy": "http://two:2", "https_proxy": "http://one:1"}, "http://one:1"),
+        ({"http_proxy": "http://two:2"}, "http://two:2"),
+        ({"https_proxy": "http://one:1", "no_proxy": ".example.org"}, ""),
+        ({"https_proxy": "http://one:1", "no_proxy": "other.example"}, "http://one:1"),
+    ],
+)
+def test_the_environment_says_which_proxy(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert transit.proxy_for("coordinator.example.org:9092", "") == expected
+    assert transit.proxy_for("coordinator.example.org:9092", "direct") == ""
+    assert transit.proxy_for("127.0.0.1:9092", "") == ""
+    assert transit.proxy_for("127.0.0.1:9092", "http://own:3") == "http://own:3"
+
+
+def test_an_unusable_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://user:secret@one:1")
+    with pytest.raises(ConfigError, match="https_proxy in the environment") as caught:
+        transit.proxy_for("coordinator.example.org:9092", "")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
