@@ -1,5 +1,4 @@
-"""The room in which training runs: no keys, no network, no way to outlive the agent that opened
-it.
+"""The room in which training runs: no keys, no network, no way to outlive the agent.
 
 The agent starts this file as a script (`python -I -S client/sandbox.py SETTINGS`); it closes the
 room from inside and only then becomes the training program, so that no line of that program, and
@@ -35,6 +34,7 @@ import platform
 import resource
 import select
 import signal
+import socket
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +69,8 @@ _SECCOMP_MODE_FILTER, _PR_CAP_AMBIENT_CLEAR_ALL, _LAST_CAPABILITY = 2, 4, 63
 # io_uring opens sockets without the system call socket; the last four read the memory or the
 # descriptors of another process of the same user.
 _SECCOMP_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_NETWORK_CALLS = {"x86_64": (41, 425), "aarch64": (198, 425)}
+_SOCKET_CALL = {"x86_64": 41, "aarch64": 198}
+_NETWORK_CALLS = {"x86_64": (42, 425), "aarch64": (203, 425)}  # connect, io_uring_setup
 _PROCESS_CALLS = {"x86_64": (101, 310, 311, 438), "aarch64": (117, 270, 271, 438)}
 _KEYRING_CALLS = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}
 
@@ -187,8 +188,12 @@ def _mount(kind: str, target: str, flags: int, options: str = "") -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Namespaces:
-    """One way to be alone: with or without a user namespace (root needs none), with or without a
-    process namespace."""
+    """One way to be alone: each namespace that a platform may forbid is on or off.
+
+    Attributes:
+      user: A user namespace, without which only root can have the others.
+      process: A process namespace, which takes all its processes along at its end.
+    """
 
     user: bool
     process: bool
@@ -202,8 +207,11 @@ class _Namespaces:
 
 
 def _enter_namespaces(chosen: _Namespaces, settings: SandboxSettings) -> None:
-    """Move this process, and for a process namespace its next child, into new namespaces, and
-    cover the folders."""
+    """Move this process into new namespaces and cover the folders.
+
+    A process namespace begins with the next child. A covered folder must stay where it is: when it
+    is renamed outside, the kernel lifts the cover.
+    """
     user_id, group_id = os.geteuid(), os.getegid()
     _check(_LIBC.unshare(chosen.flags(network=settings.forbid_network)))
     if chosen.user:
@@ -221,14 +229,12 @@ def _enter_namespaces(chosen: _Namespaces, settings: SandboxSettings) -> None:
 
 
 def _mount_processes() -> None:
-    """Show only the processes of the new namespace, read-only: no file of the agent's can be
-    reached through /proc."""
+    """Show only the processes of the new namespace: /proc leads to no file of the agent's."""
     _mount("proc", "/proc", _QUIET_MOUNT | _MS_RDONLY)
 
 
 def _works(chosen: _Namespaces, settings: SandboxSettings) -> bool:
-    """Whether a throw-away child can enter `chosen`; half-entered namespaces cannot be left
-    again."""
+    """Whether a throw-away child can enter `chosen`: what is half entered cannot be left."""
     child = os.fork()
     if child == 0:
         with contextlib.suppress(OSError):
@@ -291,8 +297,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def _restrict_files(settings: SandboxSettings) -> bool:
-    """Hide folders and confine writing by Landlock, in addition to file permissions; False where
-    the kernel has none.
+    """Hide folders and confine writing by Landlock; False where the kernel has none.
 
     Files that appear later beside a hidden folder cannot be read either: rights are given to what
     exists now.
@@ -328,40 +333,72 @@ class _FilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def _refuse_calls(*, network: bool) -> bool:
-    """Let sockets and looks into other processes fail with EACCES; False on a machine whose call
-    numbers are unknown."""
-    machine = platform.machine()
-    if machine not in _SECCOMP_ARCH:
-        return False
+def _filter_steps(machine: str, *, network: bool) -> bytes:
+    """The filter's program (classic BPF) for the calls of `machine`.
+
+    Local sockets may be made, because the CUDA driver binds one, but not connected; datagram sockets
+    need no connection and may not be made.
+    """
+    # BPF names them ld, jeq, jge, and, ret.
+    load, equal, at_least, bits, answer = (
+        0x20,
+        0x15,
+        0x35,
+        0x54,
+        0x06,
+    )
     refused = [*_PROCESS_CALLS[machine], *_KEYRING_CALLS[machine]]
     refused += _NETWORK_CALLS[machine] if network else ()
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06  # BPF: ld [k], jeq, jge, ret
-    steps = [
-        (load, 0, 0, 4),
-        (equal, 0, len(refused) + 3, _SECCOMP_ARCH[machine]),
-        (load, 0, 0, 0),
+    # Each step is (operation, operand, where to go when true, when false); None is the next step.
+    steps: list[tuple[int, int, str | None, str | None]] = [
+        (load, 4, None, None),  # the architecture
+        (equal, _SECCOMP_ARCH[machine], None, "refuse"),
+        (load, 0, None, None),  # the call's number
+        (at_least, 0x40000000, "refuse", None),  # the same calls under the numbers of x32
+        *((equal, number, "refuse", None) for number in refused),
     ]
-    # The x32 interface has the same calls under other numbers, from this one on.
-    steps.append((at_least, len(refused) + 1, 0, 0x40000000))
-    steps += [(equal, len(refused) - i, 0, number) for i, number in enumerate(refused)]
-    steps += [(answer, 0, 0, 0x7FFF0000), (answer, 0, 0, 0x00050000 | errno.EACCES)]
-    packed = b"".join(struct.pack("=HBBI", *step) for step in steps)
-    program = _FilterProgram(len(steps), packed)
-    try:
-        _check(
-            _LIBC.prctl(
-                _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(program), 0, 0
-            )
-        )
-    except OSError:
+    if network:
+        steps += [
+            (equal, _SOCKET_CALL[machine], None, "allow"),
+            (load, 16, None, None),  # its first argument, the family
+            (equal, socket.AF_UNIX, None, "refuse"),
+            (load, 24, None, None),  # the type, with flags above the low four bits
+            (bits, 0xF, None, None),
+            (equal, socket.SOCK_DGRAM, "refuse", None),
+        ]
+    ends = {"allow": len(steps), "refuse": len(steps) + 1}
+    steps += [(answer, 0x7FFF0000, None, None), (answer, 0x00050000 | errno.EACCES, None, None)]
+
+    def distance(place: int, target: str | None) -> int:
+        return 0 if target is None else ends[target] - place - 1
+
+    return b"".join(
+        struct.pack("=HBBI", operation, distance(place, yes), distance(place, no), operand)
+        for place, (operation, operand, yes, no) in enumerate(steps)
+    )
+
+
+def filters_calls() -> bool:
+    """Whether the numbers of this machine's system calls are known."""
+    return platform.machine() in _SECCOMP_ARCH
+
+
+def _refuse_calls(*, network: bool) -> bool:
+    """Let connections and looks into other processes fail with EACCES.
+
+    False where the kernel has no filter or the machine's call numbers are unknown.
+    """
+    if not filters_calls():
         return False
-    return True
+    steps = _filter_steps(platform.machine(), network=network)
+    program = _FilterProgram(len(steps) // 8, steps)
+    mode = ctypes.c_ulong(_SECCOMP_MODE_FILTER)
+    result: int = _LIBC.prctl(_PR_SET_SECCOMP, mode, ctypes.byref(program), 0, 0)
+    return result == 0
 
 
 def _drop_capabilities() -> None:
-    """Give up every capability for good: with one of them root could lift the covers off the
-    hidden folders."""
+    """Give up every capability for good: with some, root could lift the covers."""
     for capability in range(_LAST_CAPABILITY + 1):
         with contextlib.suppress(OSError):  # not held, or unknown to this kernel
             _prctl(_PR_CAPBSET_DROP, capability)
@@ -373,8 +410,7 @@ def _drop_capabilities() -> None:
 
 
 def _limit_memory(memory_limit_mb: int) -> bool:
-    """Bound private writable memory. The address space is left alone: torch reserves far more than
-    it uses."""
+    """Bound private writable memory, not the address space: torch reserves more than it uses."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     wanted = memory_limit_mb * 1024 * 1024
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -455,8 +491,7 @@ def _become_program(
 def _become_first(
     settings: SandboxSettings, *, namespaces: _Namespaces, keeper_alive: int
 ) -> NoReturn:
-    """Process 1 of the namespace: start the program, bury what it leaves behind, and take
-    everything along at the end."""
+    """Be process 1 of the namespace: start the program, bury its dead, take all along."""
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         # The parent lies outside the namespace, so getppid says 0 dead or alive; its end of this
@@ -504,8 +539,7 @@ def _keep(child: int, lifeline_fd: int) -> NoReturn:
 
 
 def main(settings: SandboxSettings) -> NoReturn:
-    """Run the program of `settings` in the strongest room that this platform allows, and end as it
-    ends."""
+    """Run the program in the strongest room that this platform allows, and end as it ends."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     namespaces = _choose_namespaces(settings)
     if namespaces is not None:
@@ -526,8 +560,7 @@ def main(settings: SandboxSettings) -> NoReturn:
 
 
 def read_report(text: bytes) -> SandboxReport | None:
-    """The report that the program's process wrote before it began, or None when it did not get
-    that far."""
+    """The report written just before the program began, or None when it did not get that far."""
     if not text:
         return None
     fields: Mapping[str, bool] = json.loads(text)

@@ -1,5 +1,4 @@
-"""The training process as the agent sees it: a warm child that turns a request's bytes into a
-reply's bytes.
+"""The training process as the agent sees it: a warm child that turns a request into a reply.
 
 The agent holds the keys and imports no torch; the child holds torch and, by `client.sandbox`, no
 keys and no network. They speak over two pipes in frames: eight bytes of length, one byte of kind,
@@ -59,8 +58,8 @@ _ENDING_S: Final = 5.0
 # What a library needs to run; everything else of the agent's environment (tokens, proxies,
 # passwords) stays outside.
 _INHERITED: Final = (
-    "PATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_HOME",
-    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
+    "PATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_LIBRARY_PATH",
+    "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
 )  # fmt: skip
 _QUIET: Final = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -101,7 +100,7 @@ class WorkerDiedError(TrainingError):
         elif returncode < 0 or returncode > sandbox.KILLED_BY:
             self.signal = -returncode if returncode < 0 else returncode - sandbox.KILLED_BY
             message = f"the training process was ended by signal {_signal_name(self.signal)}"
-            hint = "memory has often run out: lower the load, or allow more in [compute] memory_limit_mb"
+            hint = "memory has often run out: allow more in [compute] memory_limit_mb"
         else:
             self.exit_status = returncode
             message = f"the training process ended with exit status {returncode} and no answer"
@@ -157,9 +156,15 @@ class _Child:
     is_ended: bool = False
     _cutting: threading.Lock = field(default_factory=threading.Lock)
 
+    def read_report(self, report_fd: int, deadline: float, timeout_s: float) -> None:
+        """Wait until the sandbox is closed, and keep what it reports."""
+        report = sandbox.read_report(_read_all(report_fd, deadline, timeout_s))
+        if report is None:
+            raise WorkerDiedError(self.await_end())
+        self.report = report
+
     def has_ended(self) -> bool:
-        """Whether the keeper ended; it is left unreaped, so that its number stays its own until
-        `end`."""
+        """Whether the keeper ended; unreaped until `end`, so that its number stays its own."""
         try:
             state = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -167,16 +172,14 @@ class _Child:
         return state is not None
 
     def await_end(self) -> int | None:
-        """The exit status of a child that is ending by itself, or None for one that the agent
-        ended."""
+        """The exit status of a child that ends by itself; None for one that the agent ended."""
         ended_by_itself = not self.is_cut
         self._await_keeper()
         returncode = self.end()
         return returncode if ended_by_itself else None
 
     def cut(self) -> None:
-        """Close the lifeline: the keeper ends everything. Safe from any thread and more than
-        once."""
+        """Close the lifeline: the keeper ends everything. Safe from any thread, and twice."""
         with self._cutting:
             if not self.is_cut:
                 self.is_cut = True
@@ -205,8 +208,7 @@ class _Child:
 
 
 class Worker:
-    """Runs `argv` in a sandbox and keeps it warm between calls; one call at a time, from any
-    thread.
+    """Runs `argv` in a sandbox and keeps it warm; one call at a time, from any thread.
 
     Args:
       argv: The program, which calls `serve`; an absolute path first, such as `sys.executable`.
@@ -322,8 +324,10 @@ class Worker:
                 raise
 
     def stop(self) -> None:
-        """End the child and all that it started, and wait until it is gone; a call in another
-        thread ends at once."""
+        """End the child with all that it started, and wait for it.
+
+        A call in another thread ends at once, with a WorkerDiedError.
+        """
         child = self._child
         if child is not None:
             child.cut()  # outside the lock, which a call may hold for minutes
@@ -344,7 +348,7 @@ class Worker:
                 )
             if Path(scratch).is_relative_to(folder):
                 raise ConfigError(
-                    f"the folder for temporary files lies in {folder}, which is hidden from the training process",
+                    f"expected temporary files outside the hidden folder {folder}, got {scratch}",
                     hint="set TMPDIR to another folder",
                 )
         outermost = [one for one in set(hide) if not any(other in one.parents for other in hide)]
@@ -419,11 +423,7 @@ class Worker:
             )
             ours.pop_all()  # from here on child.end() closes them
         try:
-            text = _read_all(report_read, deadline, timeout_s)
-            report = sandbox.read_report(text)
-            if report is None:
-                raise WorkerDiedError(child.await_end())
-            child.report = report
+            child.read_report(report_read, deadline, timeout_s)
         except BaseException:
             child.end()
             raise
@@ -439,8 +439,7 @@ class Worker:
         timeout_s: float,
         on_progress: Callable[[Progress], None],
     ) -> bytes:
-        """Write the request and read frames at the same time: either side may be the one that
-        waits for the other."""
+        """Write the request and read frames at once: either side may wait for the other."""
         unsent = [memoryview(_HEADER.pack(len(request), _REQUEST)), memoryview(request)]
         while True:
             frame = _take_frame(child.received)
@@ -668,8 +667,7 @@ def _module(frame: FrameType) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """`module:line` of the innermost frame in our own packages: other modules' names and lines may
-    be made of data."""
+    """`module:line` of the innermost frame in our packages; other modules' may be made of data."""
     place, step = "", error.__traceback__
     while step is not None:
         module = _module(step.tb_frame)
