@@ -7,8 +7,9 @@ text of held-out records to evaluate on. Either the whole file is read or none o
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -100,10 +101,9 @@ def load(
 ) -> SiteDataset:
     """Read, mask, split and tokenise this site's records.
 
-    Args:
-      holdout_key: This site's secret. It alone decides which units are held out, the same in every
-        run, and nobody without it can tell which.
-      progress: Called with the number of records done, after each.
+    `holdout_key` is this site's secret. It alone decides which units are held out, the same in
+    every run, and nobody without it can tell which. `progress` is called with the number of
+    records done, after each.
 
     Raises:
       ConfigError: The file or a record in it cannot be used, or the plan protects another unit.
@@ -121,36 +121,27 @@ def load(
             hint="data.unit in site.toml says whom this site protects",
         )
     masker = _Masker(Detector(plan.masking), plan.masking.entity_types)
-    lines: dict[str, int] = {}
     train: dict[str, list[Example]] = {}
     held_out: list[LabelledUnit] = []
     labels: set[str] = set()
-    for record in read_records(config.data.path):
-        first_line = lines.setdefault(record.record_id, record.line_number)
-        if first_line != record.line_number:
-            raise ConfigError(
-                f"{config.data.path}, line {record.line_number}: expected an id of its own, "
-                f"got that of line {first_line}"
-            )
+    num_records = 0
+    for record in _distinct_records(config.data.path):
         unit_id = record.record_id if config.data.unit == Unit.RECORD else record.unit_id
         masked = masker.mask(record)
-        answer = masked[plan.text.answer]
+        prompt, label, answer = masked["prompt"], masked["label"], masked[plan.text.answer]
         if is_held_out(unit_id, holdout_key):
-            held_out.append(
-                LabelledUnit(
-                    unit_id=unit_id, prompt=masked["prompt"], answer=answer, label=masked["label"]
-                )
-            )
+            unit = LabelledUnit(unit_id=unit_id, prompt=prompt, answer=answer, label=label)
+            held_out.append(unit)
         else:
-            example = _encode(tokenizer, masked["prompt"], answer, plan)
-            train.setdefault(unit_id, []).append(example)
-            labels.add(masked["label"])
+            train.setdefault(unit_id, []).append(_encode(tokenizer, prompt, answer, plan))
+            labels.add(label)
+        num_records += 1
         if progress is not None:
-            progress(len(lines))
+            progress(num_records)
     if not train:
         raise ConfigError(
-            f"{config.data.path}: expected at least one unit to train on, got none of "
-            f"{len(lines)} records",
+            f"{config.data.path}: expected at least one unit to train on, "
+            f"got none in {num_records} records",
             hint="one unit in five is held out for evaluation",
         )
     return SiteDataset(
@@ -160,8 +151,21 @@ def load(
         ),
         held_out=tuple(held_out),
         labels=tuple(sorted(labels)),
-        masking=MaskingStats(num_records=len(lines), num_masked=masker.num_masked),
+        masking=MaskingStats(num_records=num_records, num_masked=masker.num_masked),
     )
+
+
+def _distinct_records(path: Path) -> Iterator[Record]:
+    """The records of `path`; the second with the same id is an error, because it may be a copy."""
+    lines: dict[str, int] = {}
+    for record in read_records(path):
+        first_line = lines.setdefault(record.record_id, record.line_number)
+        if first_line != record.line_number:
+            raise ConfigError(
+                f"{path}, line {record.line_number}: expected an id of its own, "
+                f"got that of line {first_line}"
+            )
+        yield record
 
 
 def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
@@ -174,7 +178,7 @@ def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
 
 
 class _Masker:
-    """Masks records and counts what it replaced. Labels repeat, so masked texts are kept by text."""
+    """Masks records and counts what it replaced; a label, which repeats, is masked once."""
 
     def __init__(self, detector: Detector, entity_types: tuple[str, ...]) -> None:
         self._detector = detector

@@ -1,8 +1,8 @@
 """Records from a JSON Lines file, plain or gzip: one object a line, read one at a time.
 
-A record is `{id, source, prompt, completion, label}`, and `unit_id` where a patient or customer has
-several; every value that is read is a string, other keys are not read. An error names the file and
-the line and never quotes it.
+A record is `{id, source, prompt, completion, label}`, and `unit_id` where a patient or customer
+has several; every value that is read is a string, other keys are not read. An error names the file
+and the line and never quotes it.
 """
 
 import gzip

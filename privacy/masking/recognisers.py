@@ -243,7 +243,7 @@ _CUE = (
     r"customer|client|account|acct|a/c|loan|case|claim|complaint|application|reference|ref|"
     r"confirmation|transaction|order|invoice|ticket|tracking|routing|sort code|licen[cs]e|"
     r"passport|tax|national insurance|driver'?s? licen[cs]e|employee|badge|id)"
-    r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#)\.?)*"
+    r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#)\.?){0,4}"
     r"[ \t]{0,2}(?:(?:is|was|:|#|=|-|\()[ \t]{0,2}){0,3}"
 )
 _VALUE = (

@@ -1,0 +1,88 @@
+"""A file of records is read whole, or refused by file and line without a word of its content."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from client.connectors.jsonl import Record, read_records
+from privacy.errors import ConfigError
+
+CANARY = "canary-4111"
+GOOD = {"id": "a", "source": "s", "prompt": "p q", "completion": "c", "label": "l"}
+
+
+def write(path: Path, *lines: bytes) -> Path:
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def good(**changes: object) -> bytes:
+    return json.dumps({**GOOD, **changes}).encode()
+
+
+def refused(path: Path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        list(read_records(path))
+    assert CANARY not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return caught.value
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_records_are_read_in_order(tmp_path: Path, suffix: str) -> None:
+    content = b"\xef\xbb\xbf" + good() + b"\r\n\n  \n" + good(id="b", unit_id="u", extra=[1])
+    path = tmp_path / f"records{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    fields = {"prompt": "p q", "completion": "c", "label": "l"}
+    assert list(read_records(path)) == [
+        Record(line_number=1, record_id="a", unit_id="a", fields=fields),
+        Record(line_number=4, record_id="b", unit_id="u", fields=fields),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"id": "' + CANARY.encode(), "one JSON object"),
+        (b'["' + CANARY.encode() + b'"]', "one JSON object"),
+        (b"[" * 100_000, "one JSON object"),
+        (b'{"id": "\xff' + CANARY.encode() + b'"}', "UTF-8"),
+        (json.dumps({"id": CANARY, "prompt": CANARY}).encode(), "'completion'|'prompt'"),
+        (good(id=CANARY, prompt=[CANARY]), "'prompt' to be a string, got list"),
+        (good(label=None), "'label' to be a string, got NoneType"),
+        (good(id=7), "'id' to be a string, got int"),
+        (good(unit_id=7), "'unit_id' to be a string, got int"),
+        (good(unit_id=""), "'unit_id' to hold text"),
+        (good(completion="  \n"), "'completion' to hold text"),
+        (good(prompt=CANARY + "\ud800"), "lone surrogate"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_by_file_and_number(
+    tmp_path: Path, line: bytes, expected: str
+) -> None:
+    path = write(tmp_path / "records.jsonl", good(), line, good(id="c"))
+    error = refused(path)
+    assert f"{path}, line 2: expected " in str(error)
+    assert any(part in str(error) for part in expected.split("|"))
+
+
+def test_a_missing_file_says_where_to_correct_it(tmp_path: Path) -> None:
+    assert "data.path" in refused(tmp_path / "none.jsonl").hint
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_archive_is_refused(tmp_path: Path, damage: str) -> None:
+    content = bytearray(gzip.compress(b"\n".join(good(id=str(i)) for i in range(100))))
+    if damage == "cut":
+        del content[-20:]
+    else:
+        content[len(content) // 2] ^= 0xFF
+    path = tmp_path / "records.jsonl.gz"
+    path.write_bytes(content)
+    assert "cannot read" in str(refused(path)) or "line" in str(refused(path))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert "IsADirectoryError" in str(refused(tmp_path))

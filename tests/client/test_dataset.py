@@ -1,0 +1,230 @@
+"""What leaves the dataset is masked, split by unit and tokenised; the raw record stays."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from client.config import SiteConfig, parse_config
+from client.dataset import SiteDataset, is_held_out, load
+from model.config import AdapterConfig, BaseRef, TensorSpec
+from privacy.dp.config import MechanismConfig, Unit
+from privacy.errors import ConfigError, MaskingError
+from privacy.masking.config import ENTITY_TYPES, MaskingConfig
+from privacy.plan import (
+    ExitConfig,
+    OptimizerConfig,
+    RoundsConfig,
+    RunPlan,
+    SiteShare,
+    TextConfig,
+)
+
+KEY = bytes(range(32))
+CARD = "4111 1111 1111 1111"
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<bos>", "<eos>", *alphabet])}
+    bytewise = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    return PreTrainedTokenizerFast(tokenizer_object=bytewise, **special)
+
+
+def decode(ids: list[int]) -> str:
+    return str(tokenizer().decode(ids))
+
+
+def make_plan(**changes: object) -> RunPlan:
+    plan = RunPlan(
+        federation="f",
+        run="r",
+        base=BaseRef(name="nano", digest="sha256:" + "0" * 64),
+        adapter=AdapterConfig(lora_rank=2, lora_alpha=4.0),
+        tensors=(TensorSpec(name="a", shape=(1,), trained=True),),
+        initial_adapter="sha256:" + "0" * 64,
+        text=TextConfig(max_tokens=256),
+        masking=MaskingConfig(),
+        mechanism=MechanismConfig(
+            unit=Unit.RECORD,
+            target_epsilon=8.0,
+            delta=1e-5,
+            noise_multiplier=1.0,
+            clip_norm=1.0,
+            sample_rate=0.1,
+            steps_per_round=1,
+        ),
+        optimizer=OptimizerConfig(),
+        rounds=RoundsConfig(num_rounds=1, min_sites=1),
+        exits=ExitConfig(max_update_norm=1.0, max_update_bytes=1000),
+        sites=(SiteShare(name="s", num_units=100),),
+    )
+    return replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def with_unit(unit: Unit) -> RunPlan:
+    return make_plan(mechanism=replace(make_plan().mechanism, unit=unit))
+
+
+def row(index: int, **changes: object) -> dict[str, object]:
+    return {
+        "id": f"row{index}",
+        "prompt": f"text {index} of card {CARD} seen on 2019-03-{index % 28 + 1:02d}",
+        "completion": "write to jane@example.org",
+        "label": ("red", "blue")[index % 2],
+        **changes,
+    }
+
+
+def config_for(path: Path, unit: Unit = Unit.RECORD) -> SiteConfig:
+    return parse_config(
+        f"""
+        [site]
+        name = "s"
+        coordinator = "localhost:1"
+        [data]
+        path = "{path}"
+        unit = "{unit}"
+        num_units = 100
+        [budget]
+        epsilon = 8
+        delta = 1e-5
+        """,
+        folder=path.parent,
+    )
+
+
+def load_rows(
+    tmp_path: Path,
+    rows: list[dict[str, object]],
+    plan: RunPlan | None = None,
+    unit: Unit = Unit.RECORD,
+    key: bytes = KEY,
+) -> SiteDataset:
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(values) + "\n" for values in rows))
+    return load(config_for(path, unit), plan or make_plan(), tokenizer(), holdout_key=key)
+
+
+def texts(dataset: SiteDataset) -> list[str]:
+    decoded = [
+        tokenizer().decode(example.input_ids)
+        for unit in dataset.train
+        for example in unit.examples
+    ]
+    return decoded + [unit.prompt + unit.answer + unit.label for unit in dataset.held_out]
+
+
+def test_no_personal_data_is_in_what_leaves(tmp_path: Path) -> None:
+    rows = [row(i, label=f"call 202-555-01{i % 2:02d}") for i in range(50)]
+    for answer in ("label", "completion"):
+        plan = make_plan(text=TextConfig(answer=answer, max_tokens=256))
+        dataset = load_rows(tmp_path, rows, plan)
+        assert len(texts(dataset)) == 50
+        for text in [*texts(dataset), *dataset.labels]:
+            assert not any(raw in text for raw in (CARD, "2019", "jane", "555"))
+        assert all("[CREDIT_CARD] seen on [DATE]" in text for text in texts(dataset))
+        assert dataset.labels == ("call [PHONE]",)
+
+
+def test_masking_is_counted_over_all_records(tmp_path: Path) -> None:
+    dataset = load_rows(tmp_path, [row(i) for i in range(30)])
+    assert dataset.masking.num_records == 30
+    assert dataset.masking.num_masked == {
+        **dict.fromkeys(ENTITY_TYPES, 0),
+        "CREDIT_CARD": 30,
+        "DATE": 30,
+        "EMAIL": 30,
+    }
+
+
+def test_one_unit_in_five_is_held_out_by_the_key_alone(tmp_path: Path) -> None:
+    held_out = [is_held_out(f"row{i}", KEY) for i in range(10_000)]
+    assert 0.18 < sum(held_out) / 10_000 < 0.22
+    assert held_out != [is_held_out(f"row{i}", bytes(32)) for i in range(10_000)]
+    rows = [row(i) for i in range(60)]
+    first, second = load_rows(tmp_path, rows), load_rows(tmp_path, rows[::-1])
+    assert {unit.unit_id for unit in first.held_out} == {unit.unit_id for unit in second.held_out}
+    assert first.num_units + len(first.held_out) == 60
+
+
+def test_a_patients_records_stay_together(tmp_path: Path) -> None:
+    rows = [row(i, unit_id=f"patient{i // 3}") for i in range(90)] + [row(90), row(91)]
+    dataset = load_rows(tmp_path, rows, with_unit(Unit.PATIENT), Unit.PATIENT)
+    sizes = {unit.unit_id: len(unit.examples) for unit in dataset.train}
+    held_out = {unit.unit_id for unit in dataset.held_out}
+    assert not held_out & set(sizes)
+    assert all(size == 3 for name, size in sizes.items() if name.startswith("patient"))
+    assert {name for name in held_out | set(sizes) if name.startswith("row")} == {"row90", "row91"}
+
+
+def test_a_record_unit_is_the_row_even_where_patients_are_named(tmp_path: Path) -> None:
+    dataset = load_rows(tmp_path, [row(i, unit_id="one") for i in range(40)])
+    assert all(len(unit.examples) == 1 for unit in dataset.train)
+    assert dataset.num_units > 20
+
+
+def test_labels_are_those_of_training_and_the_answer_is_the_plans(tmp_path: Path) -> None:
+    rows = [row(i) for i in range(40)]
+    dataset = load_rows(tmp_path, rows)
+    assert dataset.labels == ("blue", "red")
+    assert {unit.answer for unit in dataset.held_out} <= {"red", "blue"}
+    plan = make_plan(text=TextConfig(answer="completion", max_tokens=256))
+    dataset = load_rows(tmp_path, rows, plan)
+    assert {unit.answer for unit in dataset.held_out} == {"write to [EMAIL]"}
+    example = dataset.train[0].examples[0]
+    answer = decode(example.input_ids[example.answer_start :])
+    assert answer.removesuffix("<eos>") == " write to [EMAIL]"
+
+
+def test_progress_counts_records(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(row(i)) + "\n" for i in range(7)))
+    seen: list[int] = []
+    load(config_for(path), make_plan(), tokenizer(), holdout_key=KEY, progress=seen.append)
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_repeated_id_is_refused_by_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"line 3: .* line 1$") as caught:
+        load_rows(tmp_path, [row(0), row(1), row(0, prompt="canary")])
+    assert "canary" not in str(caught.value)
+    assert "row0" not in str(caught.value)
+
+
+def test_a_file_with_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none in 0 records"):
+        load_rows(tmp_path, [])
+
+
+def test_a_plan_for_another_unit_is_refused_before_a_record_is_read(tmp_path: Path) -> None:
+    config = config_for(tmp_path / "not-there.jsonl", Unit.PATIENT)
+    with pytest.raises(ConfigError, match="patient, got record"):
+        load(config, make_plan(), tokenizer(), holdout_key=KEY)
+
+
+def test_a_key_that_is_no_secret_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 16 bytes, got 3"):
+        load_rows(tmp_path, [row(0)], key=b"abc")
+
+
+def test_a_template_without_room_is_refused_as_a_plan_error(tmp_path: Path) -> None:
+    text = TextConfig(prompt_template="x" * 300 + "{prompt}", max_tokens=64)
+    with pytest.raises(ConfigError, match="prompt_template"):
+        load_rows(tmp_path, [row(i) for i in range(20)], make_plan(text=text))
+
+
+def test_without_masking_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "privacy.masking.presidio", None)
+    with pytest.raises(MaskingError):
+        load_rows(tmp_path, [row(i) for i in range(20)])
