@@ -33,6 +33,7 @@ import os
 import platform
 import resource
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -336,17 +337,11 @@ class _FilterProgram(ctypes.Structure):
 def _filter_steps(machine: str, *, network: bool) -> bytes:
     """The filter's program (classic BPF) for the calls of `machine`.
 
-    Local sockets may be made, because the CUDA driver binds one, but not connected; datagram sockets
-    need no connection and may not be made.
+    Local sockets may be made, because the CUDA driver binds one, but not connected; datagram
+    sockets need no connection and may not be made.
     """
     # BPF names them ld, jeq, jge, and, ret.
-    load, equal, at_least, bits, answer = (
-        0x20,
-        0x15,
-        0x35,
-        0x54,
-        0x06,
-    )
+    load, equal, at_least, bits, answer = 0x20, 0x15, 0x35, 0x54, 0x06
     refused = [*_PROCESS_CALLS[machine], *_KEYRING_CALLS[machine]]
     refused += _NETWORK_CALLS[machine] if network else ()
     # Each step is (operation, operand, where to go when true, when false); None is the next step.
@@ -527,14 +522,21 @@ def _end_descendants() -> None:
             return
 
 
-def _keep(child: int, lifeline_fd: int) -> NoReturn:
+def _clear(scratch: str) -> None:
+    """Remove the program's home, which a killed agent cannot do."""
+    _LIBC.umount2(os.fsencode(scratch), 0)  # in this mount namespace; fails where there is none
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep(child: int, settings: SandboxSettings) -> NoReturn:
     """Sleep until the program or the agent ends, then leave no process behind."""
     child_ended = os.pidfd_open(child)
-    ready, _, _ = select.select([lifeline_fd, child_ended], [], [])
+    ready, _, _ = select.select([settings.lifeline_fd, child_ended], [], [])
     if child_ended not in ready:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     _end_descendants()
+    _clear(settings.scratch)
     _exit_like(status)
 
 
@@ -556,7 +558,7 @@ def main(settings: SandboxSettings) -> NoReturn:
         _become_program(settings, parent=own, namespaces=namespaces)
     # The program's pipes must be its own: a copy here would hide its end from the agent.
     _close_all_but((settings.lifeline_fd, keeper_end))
-    _keep(child, settings.lifeline_fd)
+    _keep(child, settings)
 
 
 def read_report(text: bytes) -> SandboxReport | None:

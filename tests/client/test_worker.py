@@ -330,7 +330,7 @@ def test_kill_9_of_the_agent_ends_the_child_and_its_children(
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT.format(use_namespaces=use_namespaces), program, marker],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)},
         text=True,
     )
     with parent:
@@ -338,8 +338,9 @@ def test_kill_9_of_the_agent_ends_the_child_and_its_children(
         keeper = int(parent.stdout.readline())
         pids = [keeper, outer_pid(marker), outer_pid(f"below-{marker}")]
         parent.kill()
-        for pid in pids:
+        for pid in reversed(pids):
             assert_ends(pid)
+    assert list(tmp_path.glob("cloister-*")) == []
 
 
 def test_the_child_outlives_the_thread_that_started_it(start: Start) -> None:
