@@ -241,6 +241,11 @@ class RunPlan:
         """`sha256:` and the SHA-256 of `canonical()` in hex."""
         return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
 
+    @property
+    def run_id(self) -> str:
+        """The run's number in messages and entries, as digits; a plan is run once, so it follows from the digest."""
+        return str(int(self.digest.removeprefix("sha256:")[:16], 16))
+
     @classmethod
     def parse(cls, content: bytes) -> "RunPlan":
         """Read a plan from its canonical bytes.

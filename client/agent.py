@@ -1,0 +1,680 @@
+"""The institution's door: instructions in, updates out, nothing else.
+
+The agent holds the keys and imports no torch. It opens one outbound connection and listens
+nowhere. It executes nothing that the coordinator sends: an instruction is data, checked field by
+field against a plan that a person here approved, and handed to the installed ClientApp in a child
+process without keys and network. What comes back is checked against the same plan before it is
+signed, and it is kept before it is sent.
+
+One round, in this order; each step is durable before the next:
+
+1. The instruction fits an approved plan, or it is answered with the name of the rule it breaks.
+2. A round that was done is answered with the same bytes.
+3. The ledger reserves the round. A crash from here on leaves it spent.
+4. The child trains, up to the time limit; it is killed with its children at the limit.
+5. The reply fits the plan; it is signed and kept.
+6. The ledger commits the digest of the update, the journal says so, then the update leaves.
+
+The private names of Flower are met here and in `server/engine.py` only; flwr is pinned, and a
+contract test imports each.
+"""
+
+import json
+import logging
+import secrets
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import grpc
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import (
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
+from flwr.proto import fleet_pb2, fleet_pb2_grpc, heartbeat_pb2, message_pb2, recorddict_pb2
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from client.home import SiteHome
+from client.worker import Worker, WorkerTimeoutError, serve
+from privacy import wire
+from privacy.audit.entry import Event
+from privacy.dp import calibrate
+from privacy.dp.ledger import Reservation
+from privacy.errors import (
+    BudgetExceededError,
+    ConfigError,
+    FederationError,
+    InstructionRefusedError,
+    PlanRefusedError,
+    ReplyRefusedError,
+    TrainingError,
+    TransportError,
+    VerificationError,
+)
+from privacy.plan import RunPlan
+from privacy.version import VERSION
+
+CALL_S: Final = 30.0
+# Longer than the coordinator holds a call open, so that the answer always comes first.
+PULL_S: Final = 45.0
+HEARTBEAT_S: Final = 8.0
+HEARTBEAT_INTERVAL_S: Final = 10.0
+MAX_PAUSE_S: Final = 15.0
+MAX_OBJECTS: Final = 256
+MAX_INSTRUCTION_BYTES: Final = 1024 * 1024 * 1024
+REFUSED_CODE: Final = 1
+_HEADER: Final = struct.Struct("!Q")
+
+# Flower's protobuf classes carry no types that a checker could use.
+Proto = Any
+Say = Callable[[Mapping[str, object]], None]
+
+
+class Link:
+    """The calls to the coordinator, over one channel.
+
+    Raises (every method):
+      TransportError: The coordinator cannot be reached, or the call failed on the way.
+      VerificationError: It does not let this site in, any more or at all.
+      ConfigError: It refused what was sent.
+    """
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self._fleet = fleet_pb2_grpc.FleetStub(channel)
+        self._node = Node()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def hello(self) -> Mapping[str, Any]:
+        """Federation, time and version of the coordinator."""
+        return self._door("Hello", b"{}")
+
+    def plans(self) -> list[RunPlan]:
+        """Plans that are offered to this site or run with it."""
+        return [RunPlan.parse(text.encode()) for text in self._door("Plans", b"{}")["plans"]]
+
+    def append(self, line: bytes) -> Mapping[str, Any]:
+        """Put an entry into the log; returns its receipt."""
+        return self._door("Append", line)
+
+    def activate(self, public_key: bytes) -> None:
+        """Come online as this site's node."""
+        registered = self._call(
+            self._fleet.RegisterNode, fleet_pb2.RegisterNodeFleetRequest(public_key=public_key)
+        )
+        self._node = Node(node_id=registered.node_id)
+        self._call(
+            self._fleet.ActivateNode,
+            fleet_pb2.ActivateNodeRequest(
+                public_key=public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
+            ),
+        )
+
+    def deactivate(self) -> None:
+        """Go offline, so that no round waits for this site."""
+        self._call(
+            self._fleet.DeactivateNode,
+            fleet_pb2.DeactivateNodeRequest(node_id=self._node.node_id),
+        )
+
+    def heartbeat(self) -> None:
+        """Stay online."""
+        self._call(
+            self._fleet.SendNodeHeartbeat,
+            heartbeat_pb2.SendNodeHeartbeatRequest(
+                node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S
+            ),
+        )
+
+    def pull(self) -> tuple[Message, int] | None:
+        """The next instruction and its size in bytes; None when there is none for a while."""
+        answer = self._call(
+            self._fleet.PullMessages,
+            fleet_pb2.PullMessagesRequest(node=self._node),
+            timeout_s=PULL_S,
+        )
+        if not answer.messages_list:
+            return None
+        announced, tree = answer.messages_list[0], answer.message_object_trees[0]
+        object_ids = [node.object_id for node in iterate_object_tree(tree)]
+        if len(object_ids) > MAX_OBJECTS:
+            raise ConfigError(
+                f"expected an instruction of at most {MAX_OBJECTS} objects, got {len(object_ids)}"
+            )
+        run_id = announced.metadata.run_id
+        contents: dict[str, bytes] = {}
+        num_bytes = 0
+        for object_id in object_ids:
+            pulled = self._call(
+                self._fleet.PullObject,
+                message_pb2.PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id),
+            )
+            num_bytes += len(pulled.object_content)
+            if not pulled.object_available or num_bytes > MAX_INSTRUCTION_BYTES:
+                raise TransportError("expected every object of an instruction, within the limit")
+            contents[object_id] = pulled.object_content
+        self._call(
+            self._fleet.ConfirmMessageReceived,
+            message_pb2.ConfirmMessageReceivedRequest(
+                node=self._node, run_id=run_id, message_object_id=tree.object_id
+            ),
+        )
+        try:
+            message = inflate_object_from_contents(tree.object_id, contents)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"expected the objects of a message, got {type(error).__name__}"
+            ) from None
+        if not isinstance(message, Message):
+            raise ConfigError("expected the objects of a message")
+        message.metadata.__dict__["_message_id"] = announced.metadata.message_id
+        return message, num_bytes
+
+    def push(self, reply: Message) -> int:
+        """Send a reply; returns its size in bytes once the coordinator has all of it."""
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            objects = get_all_nested_objects(reply)
+            answer = self._call(
+                self._fleet.PushMessages,
+                fleet_pb2.PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[get_object_tree(reply)],
+                ),
+            )
+            num_bytes = 0
+            for object_id in answer.objects_to_push:
+                content = objects[object_id].deflate()
+                num_bytes += len(content)
+                stored = self._call(
+                    self._fleet.PushObject,
+                    message_pb2.PushObjectRequest(
+                        node=self._node,
+                        run_id=reply.metadata.run_id,
+                        object_id=object_id,
+                        object_content=content,
+                        session_id=answer.session_id,
+                    ),
+                )
+                if not stored.stored:
+                    raise TransportError("the coordinator did not keep a part of the reply")
+        return num_bytes
+
+    def _door(self, method: str, request: bytes) -> Proto:
+        call = self._channel.unary_unary(f"/cloister.Door/{method}")
+        return json.loads(self._call(call, request))
+
+    def _call(self, method: Proto, request: Proto, *, timeout_s: float = CALL_S) -> Proto:
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            code, details = error.code(), str(error.details() or "")[:200]
+            if code is grpc.StatusCode.UNAUTHENTICATED:
+                raise VerificationError(
+                    f"the coordinator does not let this site in: {details}",
+                    hint="ask the coordinator whether the site was revoked or must renew",
+                ) from None
+            if code in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.CANCELLED,
+                grpc.StatusCode.UNKNOWN,
+                grpc.StatusCode.INTERNAL,
+            ):
+                raise TransportError(
+                    f"the coordinator cannot be reached: {code.name.lower()}",
+                    hint="cloister-site check says what is wrong with the connection",
+                ) from None
+            raise ConfigError(f"the coordinator refused a call: {details}") from None
+
+
+class Agent:
+    """The agent of one site.
+
+    Args:
+      home: The site's folder.
+      say: Told of everything that happens, as numbers and short names.
+      worker: Runs the ClientApp; the default is a child process of this module.
+    """
+
+    def __init__(self, home: SiteHome, say: Say, worker: Worker | None = None) -> None:
+        self._home = home
+        self._say = say
+        self._config = home.config()
+        self._site = self._config.site.name
+        self._key = home.signing_key()
+        self._kit = home.kit()
+        self._journal = home.journal()
+        self._ledger = home.ledger()
+        self._holdout_key = home.holdout_key()
+        self._worker = worker or make_worker(home)
+        self._stopping = threading.Event()
+        self._status: dict[str, object] = {"site": self._site, "state": "starting"}
+        self._worker_pid: int | None = None
+
+    def stop(self) -> None:
+        """End after the call in progress; a round in progress is abandoned, and stays spent."""
+        self._stopping.set()
+        self._worker.stop()
+
+    def run(self) -> None:
+        """Serve until `stop`; connects again for as long as it takes.
+
+        Raises:
+          VerificationError: The coordinator does not let this site in.
+        """
+        self._ledger.spent()
+        self._journal.record(Event.AGENT_STARTED, version=VERSION)
+        pause_s = 0.0
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._serve(self._home.channel())
+                    pause_s = 0.0
+                except TransportError as error:
+                    if self._stopping.is_set():
+                        break
+                    # Jitter: sites that lost the same coordinator must not return in step.
+                    pause_s = min(MAX_PAUSE_S, max(0.5, pause_s * 2))
+                    jitter = secrets.SystemRandom().uniform(0.8, 1.2)
+                    self._tell(state="waiting", reason=str(error), retry_s=round(pause_s, 1))
+                    self._stopping.wait(pause_s * jitter)
+        finally:
+            self._worker.stop()
+            self._journal.close()
+            self._tell(state="stopped")
+
+    # -- connection ----------------------------------------------------------------------------
+
+    def _serve(self, channel: grpc.Channel) -> None:
+        """One connection, until it breaks or the agent stops."""
+        link = Link(channel)
+        ended = threading.Event()
+        beating = threading.Thread(
+            target=self._beat, args=(link, ended), name="heartbeat", daemon=True
+        )
+        try:
+            hello = link.hello()
+            if hello.get("federation") != self._kit.federation:
+                raise VerificationError(
+                    f"expected federation {self._kit.federation}, got another one"
+                )
+            self._journal.flush(link.append)
+            link.activate(self._public_key())
+            beating.start()
+            self._tell(state="connected")
+            while not self._stopping.is_set():
+                self._journal.flush(link.append)
+                pulled = link.pull()
+                if pulled is not None:
+                    self._handle(link, *pulled)
+            link.deactivate()
+        finally:
+            ended.set()
+            if beating.ident is not None:
+                beating.join(timeout=1.0)
+            link.close()
+
+    def _beat(self, link: Link, ended: threading.Event) -> None:
+        while not ended.wait(HEARTBEAT_S):
+            try:
+                link.heartbeat()
+            except FederationError:
+                # The main loop meets the same fault on its next call, and deals with it.
+                return
+
+    def _public_key(self) -> bytes:
+        from privacy.pki.authority import load_tls_key, public_der
+
+        return public_der(load_tls_key(self._home.tls_key_path))
+
+    # -- one instruction -----------------------------------------------------------------------
+
+    def _handle(self, link: Link, message: Message, num_bytes: int) -> None:
+        """Answer one instruction: with the reply, or with the rule that was broken."""
+        self._journal.count_traffic(down=num_bytes)
+        try:
+            plan, instruction = self._let_in(message)
+        except InstructionRefusedError as error:
+            self._refuse(link, message, Event.INSTRUCTION_REFUSED, error.rule)
+            return
+        try:
+            kept = self._journal.get(plan.digest, instruction.kind, instruction.server_round)
+            if kept is None:
+                self._do(plan, instruction, message)
+            self._settle(plan, instruction)
+        except (InstructionRefusedError, ReplyRefusedError) as error:
+            event = (
+                Event.INSTRUCTION_REFUSED
+                if isinstance(error, InstructionRefusedError)
+                else Event.REPLY_REFUSED
+            )
+            self._refuse(link, message, event, error.rule, plan)
+            return
+        kept = self._journal.get(plan.digest, instruction.kind, instruction.server_round)
+        if kept is None:
+            raise ConfigError("expected a kept reply, got none")
+        self._journal.flush(link.append)
+        content = recorddict_from_proto(recorddict_pb2.RecordDict.FromString(kept[0]))
+        try:
+            sent_bytes = link.push(Message(content, reply_to=message))
+        except ConfigError as error:
+            # The round is over, or another instruction for it is on its way.
+            self._tell(state="connected", reason=str(error))
+            return
+        self._journal.mark_sent(plan.digest, instruction.kind, instruction.server_round)
+        up, down = self._journal.count_traffic(up=sent_bytes)
+        self._tell(
+            state="connected",
+            stage="sent",
+            kind=instruction.kind,
+            server_round=instruction.server_round,
+            bytes_up=up,
+            bytes_down=down,
+        )
+
+    def _let_in(self, message: Message) -> tuple[RunPlan, wire.Instruction]:
+        """The instruction, if it fits a plan that this site approved.
+
+        Raises:
+          InstructionRefusedError: With the rule that it breaks.
+        """
+        if not message.has_content():
+            raise InstructionRefusedError("unexpected-records", "expected an instruction")
+        digest = wire.instruction_plan(message.content)
+        plan = self._journal.approved_plan(digest)
+        if plan is None:
+            raise InstructionRefusedError(
+                "unapproved-plan", "expected a plan that this site approved"
+            )
+        return plan, wire.read_instruction(message.content, message.metadata.message_type, plan)
+
+    def _do(self, plan: RunPlan, instruction: wire.Instruction, message: Message) -> None:
+        """Train or evaluate in the child, check what comes back, sign it, keep it.
+
+        Raises:
+          InstructionRefusedError: The budget, or a round that was committed before.
+          ReplyRefusedError: The child failed, took too long, or its reply does not fit.
+        """
+        if instruction.kind == "train":
+            self._reserve(plan, instruction.server_round)
+        local, content = self._ask(plan, instruction, message)
+        reply = wire.read_reply(
+            content,
+            kind=instruction.kind,
+            server_round=instruction.server_round,
+            site=self._site,
+            plan=plan,
+        )
+        signed = wire.write_reply(wire.sign_reply(reply, self._key), plan)
+        # What leaves is what was checked: the records are written anew, not passed through.
+        kept = recorddict_to_proto(signed).SerializeToString(deterministic=True)
+        if instruction.kind == "evaluate":
+            self._keep_results(plan, local)
+        self._journal.put(
+            plan.digest, instruction.kind, instruction.server_round, reply.update_digest, kept
+        )
+
+    def _reserve(self, plan: RunPlan, server_round: int) -> None:
+        """Reserve the round in the ledger and say so, before a record is read.
+
+        Raises:
+          InstructionRefusedError: Rule `budget`, or one of the ledger's.
+        """
+        try:
+            reservation = self._ledger.reserve(plan, plan.run_id, server_round)
+        except BudgetExceededError as error:
+            self._journal.record(
+                Event.BUDGET_REFUSED,
+                {"plan": plan.digest},
+                asked=min(error.asked, 1e9),
+                spent=error.spent,
+                budget=error.budget,
+            )
+            raise InstructionRefusedError("budget", str(error)) from error
+        except PlanRefusedError as error:
+            raise InstructionRefusedError("ledger-terms", str(error)) from error
+        if self._journal.find(Event.BUDGET_RESERVED, plan.digest, server_round) is None:
+            self._journal.record(
+                Event.BUDGET_RESERVED, {"plan": plan.digest}, **self._spend(plan, reservation)
+            )
+
+    def _spend(self, plan: RunPlan, reservation: Reservation) -> dict[str, object]:
+        """A reservation as an entry says it."""
+        event = reservation.event
+        rounds = {
+            entry.server_round
+            for entry in self._ledger.entries()
+            if entry.run == (plan.digest, plan.run_id)
+        }
+        run = calibrate.run_event(plan.mechanism, len(rounds))
+        return {
+            "run_id": plan.run_id,
+            "server_round": reservation.server_round,
+            "noise_multiplier": event.noise_multiplier,
+            "sample_rate": event.sample_rate,
+            "num_steps": event.num_steps,
+            "delta": reservation.delta,
+            "epsilon_run": calibrate.epsilon([run], plan.mechanism.delta),
+            "epsilon_total": reservation.epsilon_total,
+            "budget_epsilon": reservation.budget_epsilon,
+            "prior": [[e.noise_multiplier, e.sample_rate, e.num_steps] for e in reservation.prior],
+        }
+
+    def _settle(self, plan: RunPlan, instruction: wire.Instruction) -> None:
+        """Commit a kept update and say so; after a crash, only what had not been done.
+
+        Raises:
+          InstructionRefusedError: The ledger says that another update was committed.
+        """
+        server_round = instruction.server_round
+        kept = self._journal.get(plan.digest, instruction.kind, server_round)
+        if kept is None:
+            raise ConfigError("expected a kept reply, got none")
+        digest = kept[1]
+        if instruction.kind == "evaluate":
+            if self._journal.find(Event.EVALUATED, plan.digest, server_round) is None:
+                self._journal.record(
+                    Event.EVALUATED,
+                    {"plan": plan.digest},
+                    run_id=plan.run_id,
+                    server_round=server_round,
+                )
+            return
+        if not self._ledger.is_committed(plan.digest, plan.run_id, server_round):
+            reservation = self._ledger.reserve(plan, plan.run_id, server_round)
+            reserved = self._journal.find(Event.BUDGET_RESERVED, plan.digest, server_round)
+            if reserved is None:
+                raise ConfigError("expected an entry of the reservation, got none")
+            subjects = {"plan": plan.digest, "update": digest}
+            # The entry first: a crash between the two commits again, and the entry is there once.
+            if self._journal.find(Event.BUDGET_COMMITTED, plan.digest, server_round) is None:
+                self._journal.record(Event.BUDGET_COMMITTED, subjects, **reserved.predicate)
+            self._ledger.commit(reservation, digest)
+            self._tell(
+                stage="committed",
+                server_round=server_round,
+                epsilon=round(float(reserved.predicate["epsilon_total"]), 4),
+                epsilon_run=round(float(reserved.predicate["epsilon_run"]), 4),
+                budget=reservation.budget_epsilon,
+                delta=reservation.delta,
+            )
+        if self._journal.find(Event.UPDATE_SENT, plan.digest, server_round) is None:
+            self._journal.record(
+                Event.UPDATE_SENT,
+                {"plan": plan.digest, "update": digest},
+                run_id=plan.run_id,
+                server_round=server_round,
+                update_bytes=len(kept[0]),
+            )
+
+    def _ask(
+        self, plan: RunPlan, instruction: wire.Instruction, message: Message
+    ) -> tuple[dict[str, Any], RecordDict]:
+        """Have the child do the work; returns what stays here, and the records that may leave.
+
+        Raises:
+          ReplyRefusedError: Rule `deadline` or `training-failed`.
+        """
+        header = json.dumps(
+            {
+                "site_config": str(self._home.config_path),
+                "plan": plan.canonical().decode(),
+                "holdout_key": self._holdout_key.hex(),
+            }
+        ).encode()
+        request = (
+            _HEADER.pack(len(header)) + header + message_to_proto(message).SerializeToString()
+        )
+        limit_s = min(plan.rounds.deadline_s, self._config.compute.round_limit_s)
+        self._tell(
+            state="working",
+            stage="starting",
+            kind=instruction.kind,
+            server_round=instruction.server_round,
+            num_rounds=plan.rounds.num_rounds,
+        )
+        try:
+            answer = self._worker.call(
+                request, timeout_s=limit_s, on_progress=lambda progress: self._tell(**progress)
+            )
+        except WorkerTimeoutError as error:
+            self._tell(state="connected", stage="failed", reason=str(error))
+            raise ReplyRefusedError("deadline", str(error)) from error
+        except TrainingError as error:
+            self._tell(state="connected", stage="failed", reason=str(error))
+            raise ReplyRefusedError("training-failed", str(error)) from error
+        (size,) = _HEADER.unpack(answer[: _HEADER.size])
+        local = json.loads(answer[_HEADER.size : _HEADER.size + size])
+        proto = message_pb2.Message.FromString(answer[_HEADER.size + size :])
+        self._note_start(plan, local)
+        return local, recorddict_from_proto(proto.content)
+
+    def _note_start(self, plan: RunPlan, local: Mapping[str, Any]) -> None:
+        """Say once a child that it masked the records and passed its self-test."""
+        if self._worker.pid == self._worker_pid or "masking" not in local:
+            return
+        self._worker_pid = self._worker.pid
+        self._journal.record(
+            Event.DATA_MASKED,
+            {"plan": plan.digest},
+            entity_types=list(plan.masking.entity_types),
+            commitment=self._journal.commit_to(local["masking"]),
+        )
+        self._journal.record(Event.SELF_TEST_PASSED, {"plan": plan.digest})
+
+    def _keep_results(self, plan: RunPlan, local: Mapping[str, Any]) -> None:
+        """Write what was measured on the held-out units; it stays in the site's folder."""
+        spent = self._ledger.spent()
+        up, down = self._journal.count_traffic()
+        self._home.write_json(
+            self._home.results_path,
+            {
+                "site": self._site,
+                "run": plan.run,
+                "plan": plan.digest,
+                **local["results"],
+                "epsilon": spent.epsilon,
+                "delta": spent.delta,
+                "unit": str(spent.unit),
+                "bytes_up": up,
+                "bytes_down": down,
+            },
+        )
+
+    def _refuse(
+        self, link: Link, message: Message, event: Event, rule: str, plan: RunPlan | None = None
+    ) -> None:
+        """Say in the log which rule was broken, and tell the coordinator its name, no more."""
+        group = message.metadata.group_id
+        self._journal.record(
+            event,
+            {} if plan is None else {"plan": plan.digest},
+            rule=rule,
+            server_round=int(group) if group.isascii() and group.isdigit() else 0,
+        )
+        self._tell(state="connected", stage="refused", rule=rule)
+        self._journal.flush(link.append)
+        error = Error(code=REFUSED_CODE, reason=rule)
+        try:
+            link.push(Message(error, reply_to=message))
+        except ConfigError as refused:
+            self._tell(state="connected", reason=str(refused))
+
+    def _tell(self, **news: object) -> None:
+        """Update status.json and tell whoever watches."""
+        self._status.update(news, at=round(time.time(), 3))
+        self._home.write_json(self._home.status_path, self._status)
+        self._say({"site": self._site, **news})
+
+
+def make_worker(home: SiteHome) -> Worker:
+    """The child process of a site: this module as a program, without keys and network."""
+    config = home.config()
+    threads = str(config.compute.threads)
+    package_root = str(Path(__file__).resolve().parent.parent)
+    return Worker(
+        [sys.executable, "-m", "client.agent"],
+        environment={
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "PYTHONPATH": package_root,
+        },
+        hide=[home.keys_folder],
+        memory_limit_mb=config.compute.memory_limit_mb,
+        writable=[],
+    )
+
+
+def _make_handler() -> Callable[[bytes, Callable[[Mapping[str, object]], None]], bytes]:
+    """In the child: load the ClientApp and answer requests with it."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    from client import app, progress
+
+    def handle(request: bytes, report: Callable[[Mapping[str, object]], None]) -> bytes:
+        (size,) = _HEADER.unpack(request[: _HEADER.size])
+        header = json.loads(request[_HEADER.size : _HEADER.size + size])
+        message = message_from_proto(
+            message_pb2.Message.FromString(request[_HEADER.size + size :])
+        )
+        context = Context(
+            run_id=message.metadata.run_id,
+            node_id=message.metadata.dst_node_id,
+            node_config=header,
+            state=RecordDict(),
+            run_config={},
+        )
+        with progress.listened(report):
+            reply = app.app(message, context)
+        local = str(context.state.config_records["local"]["json"]).encode()
+        return _HEADER.pack(len(local)) + local + message_to_proto(reply).SerializeToString()
+
+    return handle
+
+
+def main() -> NoReturn:
+    """Be the child process of an agent."""
+    serve(_make_handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""`cloister-site`: run one institution's node, and decide what may leave it."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from client.config import (
+    BudgetSection,
+    DataSection,
+    SiteConfig,
+    SiteSection,
+    format_config,
+)
+from client.home import SiteHome
+from privacy import console
+from privacy.audit.entry import Event, format_time
+from privacy.dp.config import Unit
+from privacy.errors import ConfigError, PlanRefusedError
+from privacy.pki.authority import load_tls_key
+from privacy.pki.enrolment import make_request, read_kit, read_request
+from privacy.plan import RunPlan
+
+STOP_S = 10.0
+
+
+def _parser() -> console.Parser:
+    parser = console.Parser(
+        prog="cloister-site",
+        description="Run one institution's node. Nothing leaves it but what a plan allows that "
+        "a person here approved.",
+        example="cloister-site init --name hospital_a --federation regio \\\n"
+        "  --coordinator fl.example.org:9092 --data notes.jsonl.gz --units 1000",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=help_text, description=help_text, example=f"cloister-site {example}"
+        )
+        command.add_argument(
+            "--home", type=Path, default=Path(), help="the site's folder (default: .)"
+        )
+        command.add_argument("--json", action="store_true", help="results as JSON on stdout")
+        return command
+
+    init = add(
+        "init",
+        "Make the site's folder: settings, keys, and a request for enrolment.",
+        "init --name hospital_a --federation regio --coordinator fl.example.org:9092 \\\n"
+        "  --data notes.jsonl.gz --units 1000 --epsilon 8 --delta 1e-4",
+    )
+    init.add_argument("--name", required=True, help="name of the site, a-z 0-9 _ -")
+    init.add_argument("--federation", required=True, help="name of the federation")
+    init.add_argument("--coordinator", required=True, help="host:port of the coordinator")
+    init.add_argument("--data", required=True, type=Path, help="the records, .jsonl or .jsonl.gz")
+    init.add_argument(
+        "--units",
+        required=True,
+        type=int,
+        help="training units declared in public, a round number near the true one",
+    )
+    init.add_argument("--unit", choices=[str(u) for u in Unit], default=str(Unit.RECORD))
+    init.add_argument("--population", default="records", help="name of the budget ledger")
+    init.add_argument("--epsilon", type=float, default=8.0, help="budget over all runs")
+    init.add_argument("--delta", type=float, default=1e-5, help="below 1 / units")
+    enrol = add(
+        "enrol",
+        "Take the coordinator's enrolment kit.",
+        'enrol kit.json --fingerprint "3f2a 91c0 ..."',
+    )
+    enrol.add_argument("kit", type=Path, help="the kit that the coordinator sent")
+    enrol.add_argument("--fingerprint", default="", help="as the coordinator read it out")
+    enrol.add_argument("--yes", action="store_true", help="enrol without a comparison by voice")
+    add("check", "Find what would keep this site from taking part, and say what to do.", "check")
+    approve = add(
+        "approve-plan",
+        "Show the plans that are offered, and approve or refuse one.",
+        "approve-plan sha256:5be1... --yes",
+    )
+    approve.add_argument("digest", nargs="?", default="", help="default: the only one undecided")
+    approve.add_argument("--yes", action="store_true", help="approve without asking")
+    approve.add_argument("--refuse", action="store_true", help="refuse it")
+    approve.add_argument(
+        "--wait", type=float, default=0.0, metavar="S", help="seconds to wait for an offer"
+    )
+    add("start", "Connect and serve approved plans, until stopped.", "start")
+    add("budget", "Show what was spent of the privacy budget, round by round.", "budget --json")
+    add("sent", "List what left this site: when, how much, under which plan and round.", "sent")
+    add("stop", "Stop the agent of this site.", "stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    handlers = {
+        "init": _init,
+        "enrol": _enrol,
+        "check": _check,
+        "approve-plan": _approve_plan,
+        "start": _start,
+        "budget": _budget,
+        "sent": _sent,
+        "stop": _stop,
+    }
+    return console.run(_parser(), handlers, argv)
+
+
+def _init(args: argparse.Namespace) -> int:
+    home = SiteHome(args.home)
+    if home.config_path.exists():
+        raise ConfigError(
+            f"{home.config_path} exists already", hint="choose an empty folder with --home"
+        )
+    try:
+        config = SiteConfig(
+            site=SiteSection(name=args.name, coordinator=args.coordinator),
+            data=DataSection(
+                path=args.data.resolve(),
+                unit=args.unit,
+                population=args.population,
+                num_units=args.units,
+            ),
+            budget=BudgetSection(epsilon=args.epsilon, delta=args.delta),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+    home.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.make_keys()
+    request = make_request(
+        federation=args.federation,
+        site=config.site.name,
+        tls_key=load_tls_key(home.tls_key_path),
+        signing_key=home.signing_key(),
+        num_units=config.data.num_units,
+    )
+    home.request_path.write_bytes(request)
+    # The settings come last: without them no other command takes the folder for a site's.
+    home.config_path.write_text(format_config(config), encoding="utf-8")
+    print_ = read_request(request).fingerprint
+    if args.json:
+        console.result_json({"request": str(home.request_path), "fingerprint": print_})
+    else:
+        console.say(f"settings: {home.config_path}; read them before you go on")
+        console.say(f"send {home.request_path} to the coordinator, and read out by voice:")
+        console.result(print_)
+    return console.OK
+
+
+def _enrol(args: argparse.Namespace) -> int:
+    home = SiteHome(args.home)
+    config = home.config()
+    try:
+        content = args.kit.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {args.kit}: {error.strerror}") from None
+    kit = read_kit(
+        content,
+        site=config.site.name,
+        tls_key=load_tls_key(home.tls_key_path),
+        signing_key=home.signing_key(),
+        at=datetime.now(UTC),
+        expected_fingerprint=args.fingerprint,
+    )
+    console.say(f"federation   {kit.federation}")
+    console.say(f"coordinator  {kit.address}")
+    console.say(f"fingerprint  {kit.fingerprint}")
+    if not args.fingerprint and not args.yes and not _confirmed("does the coordinator read out"):
+        raise ConfigError(
+            "not enrolled", hint="compare the fingerprint with the coordinator by voice"
+        )
+    if kit.address != config.site.coordinator:
+        raise ConfigError(
+            f"the kit says that the coordinator is at {kit.address}, "
+            f"{home.config_path} says {config.site.coordinator}",
+            hint="correct `coordinator` in site.toml, or ask for another kit",
+        )
+    partial = home.kit_path.with_suffix(".next")
+    partial.write_bytes(content)
+    partial.replace(home.kit_path)
+    if args.json:
+        console.result_json({"federation": kit.federation, "fingerprint": kit.fingerprint})
+    else:
+        console.result(f"{config.site.name} is enrolled in {kit.federation}")
+    return console.OK
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    console.say(f"{question} the same? [yes/no]")
+    return input().strip().lower() == "yes"
+
+
+def _check(args: argparse.Namespace) -> int:
+    from client.check import check_site
+
+    findings = check_site(SiteHome(args.home).folder)
+    if args.json:
+        console.result_json(
+            [{"name": f.name, "ok": f.ok, "found": f.found, "next": f.advice} for f in findings]
+        )
+    else:
+        for finding in findings:
+            console.result(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.found}")
+            if not finding.ok:
+                console.result(f"      next: {finding.advice}")
+    return console.OK if all(finding.ok for finding in findings) else console.FAILED
+
+
+def _approve_plan(args: argparse.Namespace) -> int:
+    from client.agent import Link
+    from client.policy import PlanRuleError, check_budget, check_plan, describe
+
+    home = SiteHome(args.home)
+    config, kit, journal = home.config(), home.kit(), home.journal()
+    link = Link(home.channel())
+    try:
+        plan = _offered(args, link.plans, journal.decision)
+        console.say(describe(plan))
+        subjects = {"plan": plan.digest}
+        try:
+            if args.refuse:
+                raise PlanRuleError("refused-by-person", "a person here refused the plan")
+            check_plan(plan, config, kit.federation)
+            check_budget(plan, home.ledger())
+            if not args.yes and not _confirmed("approve this plan; is the digest"):
+                raise ConfigError(
+                    "nothing decided", hint="answer yes, or run it with --yes or --refuse"
+                )
+        except PlanRuleError as error:
+            journal.decide(plan, approved=False)
+            journal.record(Event.PLAN_REFUSED, subjects, rule=error.rule)
+            journal.flush(link.append)
+            if args.refuse:
+                _show(args, {"plan": plan.digest, "approved": False}, f"refused {plan.digest}")
+                return console.OK
+            raise PlanRefusedError(
+                f"this site's rule {error.rule} forbids the plan: {error}", hint=error.hint
+            ) from None
+        journal.decide(plan, approved=True)
+        journal.record(Event.PLAN_APPROVED, subjects)
+        journal.flush(link.append)
+    finally:
+        link.close()
+        journal.close()
+    _show(args, {"plan": plan.digest, "approved": True}, f"approved {plan.digest}")
+    return console.OK
+
+
+def _offered(args: argparse.Namespace, plans, decision) -> RunPlan:  # noqa: ANN001
+    """The plan to decide on: the one with the digest, else the only undecided one."""
+    deadline = time.monotonic() + args.wait
+    pause = threading.Event()
+    while True:
+        offered = {plan.digest: plan for plan in plans()}
+        undecided = [plan for plan in offered.values() if decision(plan.digest) is None]
+        if args.digest in offered:
+            return offered[args.digest]
+        if not args.digest and len(undecided) == 1:
+            return undecided[0]
+        if len(undecided) > 1 and not args.digest:
+            listed = ", ".join(plan.digest for plan in undecided)
+            raise ConfigError(
+                f"expected one undecided plan, got {len(undecided)}: {listed}",
+                hint="name the digest of the one that you decide on",
+            )
+        if time.monotonic() >= deadline:
+            raise ConfigError(
+                f"expected an offered plan{' ' + args.digest if args.digest else ''}, got none",
+                hint="the coordinator offers one with: cloister-coordinator run PLAN",
+            )
+        pause.wait(0.5)
+
+
+def _start(args: argparse.Namespace) -> int:
+    import logging
+
+    from client.agent import Agent
+
+    # Flower's own messages name nodes and runs, and repeat what stands in ours.
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    home = SiteHome(args.home)
+    with home.agent_lock():
+        agent = Agent(home, _tell_json if args.json else _tell)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: agent.stop())
+        agent.run()
+    return console.OK
+
+
+def _tell_json(news: Mapping[str, object]) -> None:
+    import json
+
+    print(json.dumps({"at": format_time(datetime.now(UTC)), **news}), flush=True)
+
+
+def _tell(news: Mapping[str, object]) -> None:
+    rest = {key: value for key, value in news.items() if key not in ("site", "state", "stage")}
+    words = [str(news.get("stage") or news.get("state") or "")]
+    words += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
+    console.say(f"{format_time(datetime.now(UTC))}  {'  '.join(words)}")
+
+
+def _budget(args: argparse.Namespace) -> int:
+    home = SiteHome(args.home)
+    ledger = home.ledger()
+    spent, entries = ledger.spent(), ledger.entries()
+    if args.json:
+        console.result_json(
+            {
+                "population": ledger.population,
+                "unit": str(spent.unit),
+                "epsilon": spent.epsilon,
+                "delta": spent.delta,
+                "budget_epsilon": ledger.budget_epsilon,
+                "rounds": [
+                    {
+                        "plan": e.plan_digest,
+                        "server_round": e.server_round,
+                        "noise_multiplier": e.event.noise_multiplier,
+                        "sample_rate": e.event.sample_rate,
+                        "num_steps": e.event.num_steps,
+                        "update": e.update_digest,
+                    }
+                    for e in entries
+                ],
+            }
+        )
+        return console.OK
+    console.result(
+        f"{ledger.population}: epsilon {spent.epsilon:.3f} of {ledger.budget_epsilon:g} spent, "
+        f"delta {spent.delta:g}, for each {spent.unit} (add or remove one)"
+    )
+    for e in entries:
+        state = f"committed {e.update_digest}" if e.update_digest else "reserved, counts as spent"
+        console.result(
+            f"  {e.plan_digest[:23]}  round {e.server_round:>3}  noise "
+            f"{e.event.noise_multiplier:g}  rate {e.event.sample_rate:g}  "
+            f"{e.event.num_steps} steps  {state}"
+        )
+    return console.OK
+
+
+def _sent(args: argparse.Namespace) -> int:
+    journal = SiteHome(args.home).journal()
+    try:
+        sent = journal.sent()
+    finally:
+        journal.close()
+    if args.json:
+        console.result_json(
+            [
+                {
+                    "kind": s.kind,
+                    "plan": s.plan_digest,
+                    "server_round": s.server_round,
+                    "update": s.update_digest,
+                    "bytes": s.num_bytes,
+                    "made_at": s.made_at,
+                    "sent_at": s.sent_at,
+                }
+                for s in sent
+            ]
+        )
+        return console.OK
+    for s in sent:
+        console.result(
+            f"{s.sent_at or 'not sent yet':20}  {s.kind:8}  {s.plan_digest[:23]}  "
+            f"round {s.server_round:>3}  {s.num_bytes:>10,} bytes  {s.update_digest[:23]}"
+        )
+    return console.OK
+
+
+def _stop(args: argparse.Namespace) -> int:
+    home = SiteHome(args.home)
+    pid = home.agent_pid()
+    if pid is None:
+        raise ConfigError(f"expected a running agent on {home.folder}, got none")
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    pause = threading.Event()
+    while home.agent_pid() is not None:
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"the agent (process {pid}) did not stop within {STOP_S:g} s",
+                hint=f"end it with: kill -9 {pid}; nothing is lost",
+            )
+        pause.wait(0.1)
+    _show(args, {"stopped": pid}, f"agent {pid} stopped")
+    return console.OK
+
+
+def _show(args: argparse.Namespace, value: object, text: str) -> None:
+    if args.json:
+        console.result_json(value)
+    else:
+        console.result(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""A site's folder: what lies where, and who may read it.
+
+```
+site.toml            settings, written by a person
+keys/                private keys, mode 0700; the training process never sees this folder
+  tls.key            EC P-256, proves the site to the coordinator
+  signing.key        Ed25519, signs evidence and updates
+  holdout.key        32 random bytes: which units are held out
+request.json         enrolment request for the coordinator; holds public keys only
+kit.json             the coordinator's signed answer
+journal.sqlite       decisions, evidence, everything that left
+ledger/              privacy budget, one file a population
+results.json         quality measured on this site's held-out units; stays here
+status.json          what the agent does right now
+```
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+
+from client.config import SiteConfig, load_config
+from client.journal import Journal
+from privacy import transit
+from privacy.dp.ledger import Ledger
+from privacy.errors import ConfigError
+from privacy.pki.authority import generate_tls_key, load_tls_key, save_tls_key
+from privacy.pki.enrolment import EnrolmentKit, read_kit
+from privacy.pki.identity import SigningKey, write_private
+
+
+class SiteHome:
+    """The folder of one site."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.config_path = self.folder / "site.toml"
+        self.keys_folder = self.folder / "keys"
+        self.tls_key_path = self.keys_folder / "tls.key"
+        self.signing_key_path = self.keys_folder / "signing.key"
+        self.holdout_key_path = self.keys_folder / "holdout.key"
+        self.request_path = self.folder / "request.json"
+        self.kit_path = self.folder / "kit.json"
+        self.journal_path = self.folder / "journal.sqlite"
+        self.ledger_folder = self.folder / "ledger"
+        self.results_path = self.folder / "results.json"
+        self.status_path = self.folder / "status.json"
+        self.lock_path = self.folder / "agent.lock"
+
+    def config(self) -> SiteConfig:
+        """The settings.
+
+        Raises:
+          ConfigError: Missing or impossible.
+        """
+        return load_config(self.config_path)
+
+    def make_keys(self) -> None:
+        """Make the site's three keys, mode 0600 in a folder of mode 0700.
+
+        Raises:
+          ConfigError: One exists already.
+        """
+        self.keys_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.keys_folder.chmod(0o700)
+        save_tls_key(generate_tls_key(), self.tls_key_path)
+        SigningKey.generate().save(self.signing_key_path)
+        write_private(self.holdout_key_path, secrets.token_bytes(32))
+
+    def signing_key(self) -> SigningKey:
+        """The key that signs evidence and updates."""
+        return SigningKey.load(self.signing_key_path)
+
+    def holdout_key(self) -> bytes:
+        """The key that decides which units are held out.
+
+        Raises:
+          ConfigError: Missing or of another length.
+        """
+        try:
+            key = self.holdout_key_path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read {self.holdout_key_path}: {error.strerror}",
+                hint="restore it from a copy; a new one would train on units held out before",
+            ) from None
+        if len(key) != 32:
+            raise ConfigError(f"expected 32 bytes in {self.holdout_key_path}, got {len(key)}")
+        return key
+
+    def kit(self) -> EnrolmentKit:
+        """The enrolment kit, checked anew against this site's keys and the clock.
+
+        Raises:
+          ConfigError: There is none yet.
+          VerificationError: It is for another site or keys, or its certificate is not valid now.
+        """
+        try:
+            content = self.kit_path.read_bytes()
+        except OSError:
+            raise ConfigError(
+                f"expected an enrolment kit in {self.kit_path}, got none",
+                hint="send request.json to the coordinator, then: cloister-site enrol KIT",
+            ) from None
+        return read_kit(
+            content,
+            site=self.config().site.name,
+            tls_key=load_tls_key(self.tls_key_path),
+            signing_key=self.signing_key(),
+            at=datetime.now(UTC),
+        )
+
+    def channel(self) -> grpc.Channel:
+        """A channel to the coordinator under mutual TLS; it connects on the first call."""
+        config, kit = self.config(), self.kit()
+        return transit.channel(
+            config.site.coordinator,
+            ca_pem=kit.ca_pem,
+            certificate_pem=kit.certificate_pem,
+            key_pem=self.tls_key_path.read_bytes(),
+            proxy=config.site.proxy,
+        )
+
+    def journal(self) -> Journal:
+        """The journal."""
+        return Journal(self.journal_path, self.signing_key(), self.config().site.name)
+
+    def ledger(self) -> Ledger:
+        """The privacy ledger of the population that the site's data describe."""
+        config = self.config()
+        return Ledger(
+            self.ledger_folder / f"{config.data.population}.sqlite",
+            population=config.data.population,
+            unit=config.data.unit,
+            budget_epsilon=config.budget.epsilon,
+            delta=config.budget.delta,
+        )
+
+    def write_json(self, path: Path, content: Mapping[str, object]) -> None:
+        """Replace a file with JSON, mode 0600; a reader sees the old or the new one, whole."""
+        partial = path.with_suffix(".next")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            json.dump(content, opened, indent=1)
+            opened.write("\n")
+        partial.replace(path)
+
+    @contextmanager
+    def agent_lock(self) -> Iterator[None]:
+        """Be the one agent of this site; the file holds its process id while it runs.
+
+        Raises:
+          ConfigError: Another agent runs.
+        """
+        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(
+                    f"an agent runs on {self.folder} already",
+                    hint="cloister-site stop ends it",
+                ) from None
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def agent_pid(self) -> int | None:
+        """Process id of the running agent, None when none runs."""
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = os.open(self.lock_path, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return int(os.pread(descriptor, 32, 0))
+            finally:
+                os.close(descriptor)
+        return None

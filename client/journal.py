@@ -1,0 +1,317 @@
+"""What a site has decided, said and sent: one SQLite file of mode 0600, durable at every step.
+
+- *Decisions*: plans that a person approved or refused, by digest.
+- *Entries*: the site's own evidence, signed here, numbered without gaps, kept for ever, and sent
+  to the coordinator's log in their order. An entry is in this file before it is anywhere else.
+- *Outbox*: each reply that left or may leave, byte for byte, so that a round that is asked for
+  twice is answered twice with the same bytes and never trained twice.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from privacy.audit.entry import Entry, Event, commit, format_time, make_entry, parse_entry
+from privacy.errors import ConfigError
+from privacy.pki.identity import SigningKey
+from privacy.plan import RunPlan
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS decision (
+  plan_digest TEXT PRIMARY KEY,
+  plan BLOB NOT NULL,
+  approved INTEGER NOT NULL,
+  decided_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS entry (
+  sequence INTEGER PRIMARY KEY,
+  line BLOB NOT NULL,
+  log_index INTEGER
+);
+CREATE TABLE IF NOT EXISTS commitment (
+  digest TEXT PRIMARY KEY,
+  salt BLOB NOT NULL,
+  content TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS traffic (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  bytes_up INTEGER NOT NULL,
+  bytes_down INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS outbox (
+  plan_digest TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  server_round INTEGER NOT NULL,
+  update_digest TEXT NOT NULL,
+  num_bytes INTEGER NOT NULL,
+  content BLOB NOT NULL,
+  made_at TEXT NOT NULL,
+  sent_at TEXT,
+  PRIMARY KEY (plan_digest, kind, server_round)
+);
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """A reply that left the site, or may.
+
+    Attributes:
+      plan_digest: The plan under which it was asked for.
+      kind: `train` or `evaluate`.
+      server_round: The round.
+      update_digest: Digest of the update.
+      num_bytes: Size of the serialized reply.
+      made_at: When it passed the door.
+      sent_at: When the coordinator had all of it; None before.
+    """
+
+    plan_digest: str
+    kind: str
+    server_round: int
+    update_digest: str
+    num_bytes: int
+    made_at: str
+    sent_at: str | None
+
+
+class Journal:
+    """The journal in the file `path`, made when it is missing. Safe for threads and processes."""
+
+    def __init__(self, path: Path, key: SigningKey, site: str) -> None:
+        self._path = path
+        self._key = key
+        self._site = site
+        self._lock = threading.RLock()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=30
+        )
+        with self._guarded():
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA secure_delete = ON")
+            self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    # -- decisions -----------------------------------------------------------------------------
+
+    def decide(self, plan: RunPlan, *, approved: bool) -> None:
+        """Remember a person's decision on a plan; the newest counts."""
+        with self._guarded():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO decision VALUES (?, ?, ?, ?)",
+                (plan.digest, plan.canonical(), approved, _now()),
+            )
+
+    def approved_plan(self, digest: str) -> RunPlan | None:
+        """The approved plan with this digest, None when it was refused or never decided on."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT plan FROM decision WHERE plan_digest = ? AND approved = 1", (digest,)
+            ).fetchone()
+        return None if row is None else RunPlan.parse(row[0])
+
+    def decision(self, digest: str) -> bool | None:
+        """Whether a plan was approved (True) or refused (False); None for neither."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT approved FROM decision WHERE plan_digest = ?", (digest,)
+            ).fetchone()
+        return None if row is None else bool(row[0])
+
+    # -- entries -------------------------------------------------------------------------------
+
+    def record(
+        self, event: Event, subjects: Mapping[str, str] | None = None, **fields: object
+    ) -> None:
+        """Sign an entry with the next number and keep it; `flush` sends it."""
+        with self._guarded(), self._transaction():
+            (sequence,) = self._connection.execute(
+                "SELECT coalesce(max(sequence) + 1, 0) FROM entry"
+            ).fetchone()
+            line = make_entry(
+                self._key,
+                self._site,
+                event,
+                sequence=sequence,
+                at=datetime.now(UTC),
+                subjects=subjects,
+                predicate=fields,
+            )
+            self._connection.execute("INSERT INTO entry VALUES (?, ?, NULL)", (sequence, line))
+
+    def flush(self, send: Callable[[bytes], Mapping[str, object]]) -> int:
+        """Send every entry that the log does not hold yet, in order; returns how many.
+
+        `send` returns the coordinator's receipt. A crash between sending and marking sends the
+        entry again, and the log answers with the receipt that it gave before.
+        """
+        with self._guarded():
+            rows = self._connection.execute(
+                "SELECT sequence, line FROM entry WHERE log_index IS NULL ORDER BY sequence"
+            ).fetchall()
+        for sequence, line in rows:
+            index = int(str(send(line)["index"]))
+            with self._guarded():
+                self._connection.execute(
+                    "UPDATE entry SET log_index = ? WHERE sequence = ?", (index, sequence)
+                )
+        return len(rows)
+
+    def lines(self) -> list[tuple[bytes, int | None]]:
+        """Every entry with its place in the coordinator's log, None before it is there."""
+        with self._guarded():
+            return [
+                (bytes(row[0]), row[1])
+                for row in self._connection.execute(
+                    "SELECT line, log_index FROM entry ORDER BY sequence"
+                )
+            ]
+
+    def find(self, event: Event, plan_digest: str, server_round: int) -> Entry | None:
+        """The entry of this event about this round of this plan, None before it was made."""
+        for line, _ in reversed(self.lines()):
+            entry = parse_entry(line)
+            if (
+                entry.event is event
+                and entry.subjects.get("plan") == plan_digest
+                and entry.predicate.get("server_round") == server_round
+            ):
+                return entry
+        return None
+
+    def commit_to(self, values: Mapping[str, object]) -> str:
+        """A salted digest of `values`, which an entry may carry; salt and values stay here."""
+        salt = secrets.token_bytes(32)
+        digest = commit(values, salt)
+        with self._guarded():
+            self._connection.execute(
+                "INSERT INTO commitment VALUES (?, ?, ?)", (digest, salt, json.dumps(values))
+            )
+        return digest
+
+    def count_traffic(self, *, up: int = 0, down: int = 0) -> tuple[int, int]:
+        """Add to the bytes of records sent and received; returns the sums so far."""
+        with self._guarded():
+            self._connection.execute(
+                "INSERT INTO traffic VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                " bytes_up = bytes_up + excluded.bytes_up,"
+                " bytes_down = bytes_down + excluded.bytes_down",
+                (up, down),
+            )
+            row = self._connection.execute("SELECT bytes_up, bytes_down FROM traffic").fetchone()
+        return int(row[0]), int(row[1])
+
+    # -- outbox --------------------------------------------------------------------------------
+
+    def put(
+        self, plan_digest: str, kind: str, server_round: int, update_digest: str, content: bytes
+    ) -> None:
+        """Keep a checked and signed reply before it is sent.
+
+        Raises:
+          ConfigError: A reply to this round is kept already: a second one never leaves.
+        """
+        with self._guarded():
+            try:
+                self._connection.execute(
+                    "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                    (
+                        plan_digest,
+                        kind,
+                        server_round,
+                        update_digest,
+                        len(content),
+                        content,
+                        _now(),
+                    ),
+                )
+            except sqlite3.IntegrityError:
+                raise ConfigError(
+                    f"a reply to round {server_round} of {plan_digest} is kept already"
+                ) from None
+
+    def get(self, plan_digest: str, kind: str, server_round: int) -> tuple[bytes, str] | None:
+        """The kept reply to a round and the digest of its update, None when there is none."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT content, update_digest FROM outbox"
+                " WHERE plan_digest = ? AND kind = ? AND server_round = ?",
+                (plan_digest, kind, server_round),
+            ).fetchone()
+        return None if row is None else (bytes(row[0]), str(row[1]))
+
+    def mark_sent(self, plan_digest: str, kind: str, server_round: int) -> bool:
+        """Note that a reply left the site; True the first time."""
+        with self._guarded():
+            cursor = self._connection.execute(
+                "UPDATE outbox SET sent_at = ? WHERE plan_digest = ? AND kind = ?"
+                " AND server_round = ? AND sent_at IS NULL",
+                (_now(), plan_digest, kind, server_round),
+            )
+            return cursor.rowcount == 1
+
+    def sent(self) -> tuple[Sent, ...]:
+        """Everything that left the site or may, in the order in which it was made."""
+        with self._guarded():
+            rows = self._connection.execute(
+                "SELECT plan_digest, kind, server_round, update_digest, num_bytes, made_at,"
+                " sent_at FROM outbox ORDER BY made_at, rowid"
+            ).fetchall()
+        return tuple(
+            Sent(
+                plan_digest=row[0],
+                kind=row[1],
+                server_round=row[2],
+                update_digest=row[3],
+                num_bytes=row[4],
+                made_at=row[5],
+                sent_at=row[6],
+            )
+            for row in rows
+        )
+
+    # -- the file ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+        # A crash before this line leaves no entry and no gap; after it, the entry is on disk.
+        self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.IntegrityError:
+                raise
+            except sqlite3.Error as error:
+                raise ConfigError(
+                    f"cannot use {self._path}: {error}",
+                    hint="restore the site's journal from a copy; without it nothing leaves",
+                ) from error
+
+
+def _now() -> str:
+    return format_time(datetime.now(UTC))

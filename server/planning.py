@@ -1,0 +1,203 @@
+"""From a person's PLAN.toml to the frozen plan that sites approve.
+
+A person writes what matters; what follows from it is computed and then fixed in the plan: the
+noise multiplier from the target epsilon, the tensors from the base, the initial adapter from its
+seed, each site's declared units from the roster. The plan is complete: nothing is filled in later.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.config import AdapterConfig, BaseRef
+from model.tensors import Packed, packed_size
+from privacy.dp.calibrate import calibrate_noise
+from privacy.dp.config import MechanismConfig, Unit
+from privacy.errors import ConfigError
+from privacy.masking.config import ENTITY_TYPES, MaskingConfig
+from privacy.plan import (
+    ExitConfig,
+    OptimizerConfig,
+    RoundsConfig,
+    RunPlan,
+    SiteShare,
+    TextConfig,
+)
+from server.config import FederationConfig
+from server.roster import Roster
+
+# The same for every run: A is random, so any seed is as good, and a site can make it again.
+INITIAL_SEED = 0
+# A reply's records beside its values: names, shapes, digests, signature.
+_REPLY_OVERHEAD_BYTES = 64 * 1024
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Adapter(_Section):
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    train: Literal["AB", "B"] = "B"
+
+
+class _Text(_Section):
+    prompt_template: str = "{prompt}\nLabel:"
+    answer: Literal["label", "completion"] = "label"
+    max_tokens: int = 64
+
+
+class _Masking(_Section):
+    language: str = "en"
+    entity_types: list[str] = list(ENTITY_TYPES)
+
+
+class _Privacy(_Section):
+    unit: Annotated[Unit, Field(strict=False)] = Unit.RECORD
+    target_epsilon: float
+    delta: float
+    noise_multiplier: float | None = None
+    clip_norm: float = 1.0
+    sample_rate: float
+    steps_per_round: int
+
+
+class _Optimizer(_Section):
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 0.01
+
+
+class _Rounds(_Section):
+    num_rounds: int
+    min_sites: int
+    deadline_s: float = 600.0
+
+
+class _Exits(_Section):
+    max_update_norm: float = 1000.0
+    max_update_bytes: int | None = None
+    metrics: list[str] = []
+
+
+class PlanFile(_Section):
+    """What a person writes; every section but `privacy` and `rounds` has defaults."""
+
+    run: str
+    base: str = "nano"
+    sites: list[str] = []
+    adapter: _Adapter = _Adapter()
+    text: _Text = _Text()
+    masking: _Masking = _Masking()
+    privacy: _Privacy
+    optimizer: _Optimizer = _Optimizer()
+    rounds: _Rounds
+    exits: _Exits = _Exits()
+
+
+def read_plan_file(path: Path) -> PlanFile:
+    """Read PLAN.toml.
+
+    Raises:
+      ConfigError: Not TOML, or a key is missing, unknown or of the wrong type; names the key.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the plan {path}: {type(error).__name__}",
+            hint="docs/operate/coordinator.md shows a plan to begin with",
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
+        return PlanFile.model_validate(tables)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[RunPlan, Packed]:
+    """The plan that PLAN.toml describes, and the adapter that round 1 starts from.
+
+    Raises:
+      ConfigError: A field says something impossible, a site is not enrolled, or the base cannot be
+        used.
+    """
+    written = read_plan_file(path)
+    shares = _shares(written, roster)
+    privacy = written.privacy
+    base, adapter, initial = _adapter(written, path.resolve().parent)
+    num_trained = packed_size([spec for spec in initial.specs if spec.trained])
+    noise_multiplier = privacy.noise_multiplier
+    try:
+        if noise_multiplier is None:
+            noise_multiplier = calibrate_noise(
+                privacy.target_epsilon,
+                privacy.delta,
+                privacy.sample_rate,
+                privacy.steps_per_round * written.rounds.num_rounds,
+            )
+        plan = RunPlan(
+            federation=config.name,
+            run=written.run,
+            base=base,
+            adapter=adapter,
+            tensors=initial.specs,
+            initial_adapter=initial.digest,
+            text=TextConfig(**written.text.model_dump()),
+            masking=MaskingConfig(
+                language=written.masking.language,
+                entity_types=tuple(sorted(written.masking.entity_types)),
+            ),
+            mechanism=MechanismConfig(
+                **privacy.model_dump(exclude={"noise_multiplier"}),
+                noise_multiplier=noise_multiplier,
+            ),
+            optimizer=OptimizerConfig(**written.optimizer.model_dump()),
+            rounds=RoundsConfig(**written.rounds.model_dump()),
+            exits=ExitConfig(
+                max_update_norm=written.exits.max_update_norm,
+                max_update_bytes=written.exits.max_update_bytes
+                or 4 * num_trained + _REPLY_OVERHEAD_BYTES,
+                metrics=tuple(written.exits.metrics),
+            ),
+            sites=shares,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    # Reading it back is what a site will do: a plan that cannot be read is never offered.
+    return RunPlan.parse(plan.canonical()), initial.pack(trained_only=False)
+
+
+def _shares(written: PlanFile, roster: Roster) -> tuple[SiteShare, ...]:
+    active = {e.site: e.num_units for e in roster.list() if e.active}
+    names = written.sites or list(active)
+    missing = sorted(set(names) - set(active))
+    if missing or not names:
+        raise ConfigError(
+            f"expected enrolled sites, got {', '.join(missing) or 'none'}",
+            hint="cloister-coordinator approve REQUEST enrols a site",
+        )
+    return tuple(SiteShare(name=name, num_units=active[name]) for name in sorted(set(names)))
+
+
+def _adapter(written: PlanFile, folder: Path):  # noqa: ANN202  the type needs torch
+    """The base by digest, the adapter's numbers, and its initial tensors."""
+    # Imported here: torch takes seconds, and the other commands never get here.
+    from model.adapter import initial_adapter
+    from model.base import UnusableBaseError, base_digest, nano_folder, read_config
+
+    base_folder = nano_folder() if written.base == "nano" else folder / written.base
+    try:
+        ref = BaseRef(name=base_folder.name, digest=base_digest(base_folder))
+        adapter = AdapterConfig(**written.adapter.model_dump())
+        return ref, adapter, initial_adapter(read_config(base_folder), adapter, seed=INITIAL_SEED)
+    except UnusableBaseError as error:
+        raise ConfigError(f"base {written.base}: {error}", hint=error.hint) from None
+    except ValueError as error:
+        raise ConfigError(f"base {written.base}: {error}") from None
