@@ -9,6 +9,7 @@ import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -153,6 +154,18 @@ def load(
         labels=tuple(sorted(labels)),
         masking=MaskingStats(num_records=num_records, num_masked=masker.num_masked),
     )
+
+
+def probe(config: SiteConfig, *, limit: int) -> int:
+    """Read the first `limit` records, forget them, and return how many there were.
+
+    Raises:
+      ConfigError: The file or a record in it cannot be used, or it holds no record.
+    """
+    num_records = sum(1 for _ in islice(_distinct_records(config.data.path), limit))
+    if num_records == 0:
+        raise ConfigError(f"{config.data.path}: expected at least one record, got none")
+    return num_records
 
 
 def _distinct_records(path: Path) -> Iterator[Record]:
