@@ -7,10 +7,9 @@ text of held-out records to evaluate on. Either the whole file is read or none o
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -106,6 +105,9 @@ def load(
     every run, and nobody without it can tell which. `progress` is called with the number of
     records done, after each.
 
+    Rows with the same identifier are one unit: they are clipped together and held out together,
+    so that neither a copy nor a second note weakens the guarantee.
+
     Raises:
       ConfigError: The file or a record in it cannot be used, or the plan protects another unit.
       MaskingError: Personal data cannot be masked.
@@ -126,7 +128,7 @@ def load(
     held_out: list[LabelledUnit] = []
     labels: set[str] = set()
     num_records = 0
-    for record in _distinct_records(config.data.path):
+    for record in read_records(config.data.path):
         unit_id = record.record_id if config.data.unit == Unit.RECORD else record.unit_id
         masked = masker.mask(record)
         prompt, label, answer = masked["prompt"], masked["label"], masked[plan.text.answer]
@@ -162,23 +164,10 @@ def probe(config: SiteConfig, *, limit: int) -> int:
     Raises:
       ConfigError: The file or a record in it cannot be used, or it holds no record.
     """
-    num_records = sum(1 for _ in islice(_distinct_records(config.data.path), limit))
+    num_records = sum(1 for _ in islice(read_records(config.data.path), limit))
     if num_records == 0:
         raise ConfigError(f"{config.data.path}: expected at least one record, got none")
     return num_records
-
-
-def _distinct_records(path: Path) -> Iterator[Record]:
-    """The records of `path`; the second with the same id is an error, because it may be a copy."""
-    lines: dict[str, int] = {}
-    for record in read_records(path):
-        first_line = lines.setdefault(record.record_id, record.line_number)
-        if first_line != record.line_number:
-            raise ConfigError(
-                f"{path}, line {record.line_number}: expected an id of its own, "
-                f"got that of line {first_line}"
-            )
-        yield record
 
 
 def is_held_out(unit_id: str, holdout_key: bytes) -> bool:

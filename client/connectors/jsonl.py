@@ -1,7 +1,8 @@
 """Records from a JSON Lines file, plain or gzip: one object a line, read one at a time.
 
 A record is `{id, source, prompt, completion, label}`, and `unit_id` where a patient or customer
-has several; every value that is read is a string, other keys are not read. An error names the file
+has several; every value that is read is a string, other keys are not read. An id is one of its
+source: two sources that were put together may number their records alike. An error names the file
 and the line and never quotes it.
 """
 
@@ -23,8 +24,8 @@ class Record:
     """One raw record. Nothing but `client.dataset` may hold it.
 
     Attributes:
-      line_number: Where it stands in the file, from 1: how errors name it.
-      record_id: Its own identifier.
+      line_number: Where it stands in the file, from 1.
+      record_id: Source and identifier in it, `source/id`; without a source the identifier.
       unit_id: Identifier of its patient or customer; `record_id` where the file names none.
       fields: `FIELDS` by name, unmasked.
     """
@@ -75,6 +76,8 @@ def _parse(line: bytes, *, line_number: int, where: str) -> Record:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected one JSON object")
     record_id = _text(values, "id", where)
+    if "source" in values:
+        record_id = f"{_text(values, 'source', where)}/{record_id}"
     return Record(
         line_number=line_number,
         record_id=record_id,

@@ -239,7 +239,7 @@ _EXTENSION = r"(?:[ ,;]{0,2}(?:ext\.?|extension|x)[ .:]{0,2}[0-9]{1,6})?"
 # What people write before an identifier that has no form of its own.
 _CUE = (
     r"(?<![A-Z])(?:MRN|EMR|NHS|medical record|health record|record|chart|patient|hospital|file|"
-    r"encounter|visit|accession|specimen|episode|member(?:ship)?|subscriber|insurance|policy|group|"
+    r"encounter|visit|accession|specimen|episode|member(?:ship)?|subscriber|beneficiary|insurance|medicare|medicaid|HBN|plan|policy|group|"
     r"customer|client|account|acct|a/c|loan|case|claim|complaint|application|reference|ref|"
     r"confirmation|transaction|order|invoice|ticket|tracking|routing|sort code|licen[cs]e|"
     r"passport|tax|national insurance|driver'?s? licen[cs]e|employee|badge|id)"
@@ -278,6 +278,13 @@ RULES: dict[str, tuple[tuple[float, Finder], ...]] = {
             ),
         ),
         (0.6, _pattern(rf"{_BEFORE}(?:19|20)[0-9]{{6}}{_AFTER}", check=_is_date)),
+        (
+            0.5,
+            _pattern(
+                r"(?<![A-Z])(?:on|dated) "
+                r"(?P<value>(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12][0-9]|3[01]))(?![0-9/])"
+            ),
+        ),
         (
             0.8,
             _pattern(
@@ -346,6 +353,7 @@ RULES: dict[str, tuple[tuple[float, Finder], ...]] = {
     ),
     "RECORD_NUMBER": (
         (0.7, _pattern(_CUE + _VALUE)),
+        (0.5, _pattern(r"# ?" + _VALUE, needs="#")),
         (0.5, _pattern(rf"(?<![A-Z0-9])[A-Z]{{1,4}}[\-#]?[0-9]{{6,12}}{_AFTER}")),
         (
             0.5,

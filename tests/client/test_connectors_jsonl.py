@@ -37,8 +37,8 @@ def test_records_are_read_in_order(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     fields = {"prompt": "p q", "completion": "c", "label": "l"}
     assert list(read_records(path)) == [
-        Record(line_number=1, record_id="a", unit_id="a", fields=fields),
-        Record(line_number=4, record_id="b", unit_id="u", fields=fields),
+        Record(line_number=1, record_id="s/a", unit_id="s/a", fields=fields),
+        Record(line_number=4, record_id="s/b", unit_id="u", fields=fields),
     ]
 
 
@@ -51,6 +51,7 @@ def test_records_are_read_in_order(tmp_path: Path, suffix: str) -> None:
         (b'{"id": "\xff' + CANARY.encode() + b'"}', "UTF-8"),
         (json.dumps({"id": CANARY, "prompt": CANARY}).encode(), "'completion'|'prompt'"),
         (good(id=CANARY, prompt=[CANARY]), "'prompt' to be a string, got list"),
+        (good(source=None), "'source' to be a string"),
         (good(label=None), "'label' to be a string, got NoneType"),
         (good(id=7), "'id' to be a string, got int"),
         (good(unit_id=7), "'unit_id' to be a string, got int"),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from client.config import SiteConfig, parse_config
-from client.dataset import SiteDataset, is_held_out, load
+from client.dataset import SiteDataset, is_held_out, load, probe
 from model.config import AdapterConfig, BaseRef, TensorSpec
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.errors import ConfigError, MaskingError
@@ -117,11 +117,7 @@ def load_rows(
 
 
 def texts(dataset: SiteDataset) -> list[str]:
-    decoded = [
-        tokenizer().decode(example.input_ids)
-        for unit in dataset.train
-        for example in unit.examples
-    ]
+    decoded = [decode(example.input_ids) for unit in dataset.train for example in unit.examples]
     return decoded + [unit.prompt + unit.answer + unit.label for unit in dataset.held_out]
 
 
@@ -195,16 +191,33 @@ def test_progress_counts_records(tmp_path: Path) -> None:
     assert seen == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_repeated_id_is_refused_by_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"line 3: .* line 1$") as caught:
-        load_rows(tmp_path, [row(0), row(1), row(0, prompt="canary")])
-    assert "canary" not in str(caught.value)
-    assert "row0" not in str(caught.value)
+def test_rows_with_the_same_id_are_one_unit(tmp_path: Path) -> None:
+    rows = [row(i % 30, prompt=f"text {i}") for i in range(60)]
+    dataset = load_rows(tmp_path, rows)
+    assert all(len(unit.examples) == 2 for unit in dataset.train)
+    assert dataset.num_units == 30 - len(dataset.held_out) / 2
+
+
+def test_two_sources_may_number_their_records_alike(tmp_path: Path) -> None:
+    rows = [row(i, source=source) for i in range(20) for source in ("north", "south")]
+    dataset = load_rows(tmp_path, rows)
+    assert dataset.num_units + len(dataset.held_out) == 40
 
 
 def test_a_file_with_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none in 0 records"):
         load_rows(tmp_path, [])
+
+
+def test_a_probe_reads_the_first_records_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(row(i)) + "\n" for i in range(7)) + "not a record\n")
+    assert probe(config_for(path), limit=5) == 5
+    with pytest.raises(ConfigError, match="line 8"):
+        probe(config_for(path), limit=50)
+    path.write_text("")
+    with pytest.raises(ConfigError, match="at least one record"):
+        probe(config_for(path), limit=5)
 
 
 def test_a_plan_for_another_unit_is_refused_before_a_record_is_read(tmp_path: Path) -> None:

@@ -95,6 +95,9 @@ IN_CONTEXT = {
     "patient id 77120/4": "77120/4",
     "card ending in 4242": "4242",
     "SSN 078051120": "078051120",
+    "HBN: 789-456-123": "789-456-123",
+    "(ins. #789-1234-567)": "789-1234-567",
+    "admitted on 08/22 with": "08/22",
     "call 5550143 now": "5550143",
 }
 ORDINARY = (
@@ -102,6 +105,7 @@ ORDINARY = (
     "Take 500 mg twice daily for 10-14 days; 3 of 5 patients may improve.",
     "I paid $1,250.00 and {$3.00} of $43000.00 at 12.5 % in 2019.",
     "XXXX XX/XX/23 [**Name**] [** 2019 **] XXXX XXXX",
+    "pain went from 8/10 to 3/10 after 2/3 of the dose on day #2",
     "T12 fracture, C5-C6 disc, HbA1c, CD4 count 350, p53, IL-6, Q12h",
     "the payday loan is 799.39 % and the patient is 100% compliant",
     "std::vector, see section 1.2.3 or chapter 10.4.",
