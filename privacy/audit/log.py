@@ -299,8 +299,8 @@ def check_sequence(entry: Entry, sequences: dict[str, int]) -> None:
     if entry.sequence != expected:
         what = "is missing before it" if entry.sequence > expected else "had that number already"
         raise VerificationError(
-            f"expected sequence {expected} from {entry.party}, got {entry.sequence}:"
-            f" an entry {what}"
+            f"expected sequence {expected} from {entry.party}, got {entry.sequence}: an entry"
+            f" {what}"
         )
     sequences[entry.key_id] = expected + 1
 

@@ -40,6 +40,16 @@ MAX_PRIOR = 10_000
 # Two machines' floating point differ in the last digits; a lie worth telling does not hide there.
 _TOLERANCE = 1e-3
 
+# Who refuses may name a plan that nobody offered: that is what was refused.
+_OF_ANY_PLAN = {
+    Event.PLAN_OFFERED,
+    Event.PLAN_REFUSED,
+    Event.BUDGET_REFUSED,
+    Event.INSTRUCTION_REFUSED,
+    Event.REPLY_REFUSED,
+    Event.UPDATE_REJECTED,
+}
+
 Accountant = Callable[[Iterable[calibrate.Event], float], float]
 _Round = tuple[str, str, int]  # plan digest, run id, server round
 
@@ -107,8 +117,8 @@ def verify_log(
         entries.append(entry)
     if tree.size < checkpoint.size:
         raise TamperError(
-            f"entry {tree.size} is missing: the checkpoint signs for {checkpoint.size} entries, "
-            f"the log holds {tree.size}",
+            f"entry {tree.size} is missing: the checkpoint signs for {checkpoint.size} entries,"
+            f" the log holds {tree.size}",
             hint="ask the other parties for their copies of the log",
             entry=tree.size,
         )
@@ -139,8 +149,8 @@ def _check_root(tree: Tree, root: bytes, good_size: int) -> None:
     first, last = good_size, tree.size - 1
     which = "it is" if first == last else f"one of entries {first} to {last} is"
     raise TamperError(
-        f"{which} not what the log's operator signed for: changed, inserted, moved, or one before"
-        " it taken away",
+        f"{which} not what the log's operator signed for: changed, inserted, moved, or one"
+        " before it taken away",
         hint="ask the other parties for their copies of the log",
         entry=first,
     )
@@ -222,8 +232,8 @@ def _compare_checkpoints(history: list[Checkpoint], newest: Checkpoint) -> dict[
             )
         if older.size > newest.size:
             raise TamperError(
-                f"entry {newest.size} is missing: an older checkpoint signs for {older.size} "
-                f"entries, the newest for {newest.size}",
+                f"entry {newest.size} is missing: an older checkpoint signs for {older.size}"
+                f" entries, the newest for {newest.size}",
                 hint="ask the other parties for their copies of the log",
                 entry=newest.size,
             )
@@ -281,7 +291,7 @@ class _Rules:
         if entry.role is Role.SITE:
             self._check_enrolled(entry)
         plan = entry.subjects.get("plan")
-        if plan is not None and entry.event not in (Event.PLAN_OFFERED, Event.UPDATE_REJECTED):
+        if plan is not None and entry.event not in _OF_ANY_PLAN:
             _need(plan in self.plans, "expected a plan that was offered, got another digest")
         check = self._checks.get(entry.event)
         if check is not None:
@@ -335,8 +345,8 @@ class _Rules:
         )
         _need(
             _at_most(cost, plan.mechanism.target_epsilon),
-            f"the plan claims epsilon {plan.mechanism.target_epsilon:g},"
-            f" its noise gives {cost:.4g}",
+            f"the plan claims epsilon {plan.mechanism.target_epsilon:g}, its noise gives"
+            f" {cost:.4g}",
         )
 
     def _plan_approved(self, entry: Entry) -> None:
@@ -453,13 +463,13 @@ class _Rules:
         total = self._accountant([*prior, this], said["delta"])
         _need(
             _at_most(run, said["epsilon_run"]),
-            f"epsilon of the run does not follow: {num_rounds} rounds give {run:.4g},"
-            f" the entry says {said['epsilon_run']:.4g}",
+            f"epsilon of the run does not follow: {num_rounds} rounds give {run:.4g}, the entry"
+            f" says {said['epsilon_run']:.4g}",
         )
         _need(
             _at_most(total, said["epsilon_total"]) and _at_most(said["epsilon_total"], total),
-            f"epsilon in total does not follow: the releases give {total:.4g},"
-            f" the entry says {said['epsilon_total']:.4g}",
+            f"epsilon in total does not follow: the releases give {total:.4g}, the entry says"
+            f" {said['epsilon_total']:.4g}",
         )
         _need(
             _at_most(said["epsilon_run"], mechanism.target_epsilon),
@@ -514,8 +524,8 @@ class _Rules:
         missing = sorted(set(sites) - set(self._accepted.get(place, {})))
         _need(
             not missing,
-            f"the adapter of round {place[2]} names {', '.join(missing)},"
-            " whose update was not accepted",
+            f"the adapter of round {place[2]} names {', '.join(missing)}, whose update was not"
+            " accepted",
         )
         needed = self.plans[place[0]].rounds.min_sites
         _need(

@@ -1,0 +1,316 @@
+"""What a verified log shows: who, what was agreed, what was done, and what was refused.
+
+Every fact carries the numbers of the entries that it comes from.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from privacy.audit.entry import Entry, Event
+from privacy.audit.keys import Role
+from privacy.audit.verify import VerifiedLog
+from privacy.plan import RunPlan
+
+REFUSALS = (
+    Event.DOOR_REFUSED,
+    Event.UPDATE_REJECTED,
+    Event.PLAN_REFUSED,
+    Event.BUDGET_REFUSED,
+    Event.INSTRUCTION_REFUSED,
+    Event.REPLY_REFUSED,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spend:
+    """What one round cost one site, as its ledger committed it and as it was recomputed.
+
+    Attributes:
+      run_id: The run.
+      server_round: Its round.
+      epsilon_run: Over this run so far, at the plan's delta.
+      epsilon_total: Over everything in the site's ledger, at `delta`.
+      delta: The ledger's.
+      budget_epsilon: What the site allows.
+      entry: Number of the entry.
+    """
+
+    run_id: str
+    server_round: int
+    epsilon_run: float
+    epsilon_total: float
+    delta: float
+    budget_epsilon: float
+    entry: int
+
+
+@dataclass(kw_only=True, slots=True)
+class SiteEvidence:
+    """Everything in the log about one site.
+
+    Attributes:
+      name: The site.
+      enrolled: Entries that enrolled it.
+      revoked: Entries that revoked it.
+      signing_key: Its public key in hex.
+      certificate_serial: Its newest certificate.
+      num_units: What it declared in public.
+      masked: Entity types that it masked; empty when it said nothing of it.
+      masked_in: Entries that say so.
+      self_tests: Entries that say that its self-test passed.
+      approved: Entries with which it approved plans.
+      spends: Budget committed, in order.
+      sent: Entries of updates that left.
+      bytes_sent: Their sizes together.
+      accepted: Entries that accepted its updates.
+    """
+
+    name: str
+    enrolled: list[int] = field(default_factory=list)
+    revoked: list[int] = field(default_factory=list)
+    signing_key: str = ""
+    certificate_serial: str = ""
+    num_units: int = 0
+    masked: tuple[str, ...] = ()
+    masked_in: list[int] = field(default_factory=list)
+    self_tests: list[int] = field(default_factory=list)
+    approved: list[int] = field(default_factory=list)
+    spends: list[Spend] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+    bytes_sent: int = 0
+    accepted: list[int] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class RoundEvidence:
+    """One round of a run.
+
+    Attributes:
+      server_round: Its number.
+      accepted: Site -> entry that accepted its update.
+      rejected: Entries that rejected one.
+      released: Entry that released the adapter, None when it failed or is not over.
+      adapter: Digest of the adapter.
+      sites: Whose updates the adapter is made of.
+      failed: Entry that says that the round failed.
+      ended_at: When it was released or failed.
+    """
+
+    server_round: int
+    accepted: dict[str, int] = field(default_factory=dict)
+    rejected: list[int] = field(default_factory=list)
+    released: int | None = None
+    adapter: str = ""
+    sites: tuple[str, ...] = ()
+    failed: int | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class RunEvidence:
+    """One run of a plan.
+
+    Attributes:
+      run_id: Its number.
+      digest: The plan.
+      plan: The plan itself.
+      offered: Entry that offered it.
+      started: Entry that started the run.
+      finished: Entry that ended it, None while it goes on.
+      approved: Site -> entry that approved the plan.
+      rounds: By number.
+    """
+
+    run_id: str
+    digest: str
+    plan: RunPlan
+    offered: int
+    started: int
+    finished: int | None = None
+    approved: dict[str, int] = field(default_factory=dict)
+    rounds: dict[int, RoundEvidence] = field(default_factory=dict)
+
+    @property
+    def released(self) -> list[RoundEvidence]:
+        """The rounds that ended with an adapter, in order."""
+        return [r for _, r in sorted(self.rounds.items()) if r.released is not None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Refusals of one kind by one party.
+
+    Attributes:
+      by: Who refused.
+      event: What was refused.
+      rule: Which rule was broken.
+      whom: Whose doing it was, where the log says so.
+      entries: Where it stands.
+    """
+
+    by: str
+    event: Event
+    rule: str
+    whom: str
+    entries: tuple[int, ...]
+
+
+@dataclass(kw_only=True, slots=True)
+class Evidence:
+    """What a verified log shows.
+
+    Attributes:
+      log: The log.
+      federation: Its name.
+      coordinator: Name of the coordinator's party.
+      first_at: Time of the first entry.
+      last_at: Time of the last entry.
+      sites: By name.
+      runs: In the order in which they started.
+      refusals: In the order in which they first happened.
+    """
+
+    log: VerifiedLog
+    federation: str
+    coordinator: str
+    first_at: datetime
+    last_at: datetime
+    sites: dict[str, SiteEvidence] = field(default_factory=dict)
+    runs: dict[str, RunEvidence] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+def gather(log: VerifiedLog) -> Evidence:
+    """Sort the entries of a verified log by what they are about.
+
+    Raises:
+      ValueError: The log is empty.
+    """
+    if not log.entries:
+        raise ValueError("expected a log with entries, got an empty one")
+    first = log.entries[0]
+    evidence = Evidence(
+        log=log,
+        federation=first.predicate["federation"],
+        coordinator=first.party,
+        first_at=min(entry.at for entry in log.entries),
+        last_at=max(entry.at for entry in log.entries),
+    )
+    offered: dict[str, int] = {}
+    approved: dict[str, dict[str, int]] = {}
+    for index, entry in enumerate(log.entries):
+        plan = entry.subjects.get("plan", "")
+        if entry.event is Event.PLAN_OFFERED:
+            offered.setdefault(plan, index)
+        elif entry.event is Event.PLAN_APPROVED:
+            approved.setdefault(plan, {}).setdefault(entry.party, index)
+        elif entry.event is Event.RUN_STARTED:
+            run_id = entry.predicate["run_id"]
+            evidence.runs.setdefault(
+                run_id,
+                RunEvidence(
+                    run_id=run_id,
+                    digest=plan,
+                    plan=log.plans[plan],
+                    offered=offered[plan],
+                    started=index,
+                    approved=approved.setdefault(plan, {}),
+                ),
+            )
+        if entry.role is Role.SITE:
+            _add_to_site(evidence.sites[entry.party], entry, index)
+        else:
+            _add_of_coordinator(evidence, entry, index)
+    evidence.refusals = _refusals(log.entries)
+    return evidence
+
+
+def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
+    said = entry.predicate
+    match entry.event:
+        case Event.PLAN_APPROVED:
+            site.approved.append(index)
+        case Event.DATA_MASKED:
+            site.masked = tuple(said["entity_types"])
+            site.masked_in.append(index)
+        case Event.SELF_TEST_PASSED:
+            site.self_tests.append(index)
+        case Event.BUDGET_COMMITTED:
+            spend = Spend(
+                run_id=said["run_id"],
+                server_round=said["server_round"],
+                epsilon_run=said["epsilon_run"],
+                epsilon_total=said["epsilon_total"],
+                delta=said["delta"],
+                budget_epsilon=said["budget_epsilon"],
+                entry=index,
+            )
+            place = (spend.run_id, spend.server_round)
+            # A commit that a crash made a site say twice is one spend.
+            if all((other.run_id, other.server_round) != place for other in site.spends):
+                site.spends.append(spend)
+        case Event.UPDATE_SENT:
+            site.sent.append(index)
+            site.bytes_sent += said["update_bytes"]
+        case _:
+            pass
+
+
+def _add_of_coordinator(evidence: Evidence, entry: Entry, index: int) -> None:
+    said = entry.predicate
+    if entry.event is Event.SITE_ENROLLED:
+        site = evidence.sites.setdefault(said["site"], SiteEvidence(name=said["site"]))
+        site.enrolled.append(index)
+        site.signing_key = said["signing_key"]
+        site.certificate_serial = said["certificate_serial"]
+        site.num_units = said["num_units"]
+    elif entry.event is Event.SITE_REVOKED:
+        evidence.sites[said["site"]].revoked.append(index)
+    elif entry.event is Event.RUN_FINISHED:
+        evidence.runs[said["run_id"]].finished = index
+    elif said.get("run_id") in evidence.runs and "server_round" in said:
+        rounds = evidence.runs[said["run_id"]].rounds
+        _add_to_round(
+            rounds.setdefault(
+                said["server_round"], RoundEvidence(server_round=said["server_round"])
+            ),
+            entry,
+            index,
+        )
+        if entry.event is Event.UPDATE_ACCEPTED:
+            evidence.sites[said["site"]].accepted.append(index)
+
+
+def _add_to_round(this: RoundEvidence, entry: Entry, index: int) -> None:
+    match entry.event:
+        case Event.UPDATE_ACCEPTED:
+            this.accepted.setdefault(entry.predicate["site"], index)
+        case Event.UPDATE_REJECTED:
+            this.rejected.append(index)
+        case Event.ADAPTER_RELEASED:
+            this.released = index
+            this.adapter = entry.subjects["adapter"]
+            this.sites = tuple(entry.predicate["sites"])
+            this.ended_at = entry.at
+        case Event.ROUND_FAILED:
+            this.failed = index
+            this.ended_at = entry.at
+        case _:
+            pass
+
+
+def _refusals(entries: Iterable[Entry]) -> list[Refusal]:
+    found: dict[tuple[str, Event, str, str], list[int]] = {}
+    for index, entry in enumerate(entries):
+        if entry.event in REFUSALS:
+            said = entry.predicate
+            # A peer's port differs at each try; the kind of refusal does not.
+            whom = said.get("site") or re.sub(r":[0-9]+$", "", said.get("peer", ""))
+            rule = said.get("rule", "budget")
+            found.setdefault((entry.party, entry.event, rule, whom), []).append(index)
+    return [
+        Refusal(by=by, event=event, rule=rule, whom=whom, entries=tuple(indices))
+        for (by, event, rule, whom), indices in found.items()
+    ]
