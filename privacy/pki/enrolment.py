@@ -316,6 +316,15 @@ def read_kit(
     return kit
 
 
+def issued_at(content: bytes) -> datetime:
+    """When a kit says it was issued; nothing else of it is checked.
+
+    Raises:
+      ConfigError: Too long, or not a kit.
+    """
+    return datetime.fromisoformat(_parsed(_Kit, content, MAX_KIT_BYTES).issued_at)
+
+
 def check_site_certificate(
     certificate_pem: bytes,
     *,
