@@ -1,0 +1,138 @@
+"""One round of private training at a site: from the global adapter to an update that may leave.
+
+The units come masked and tokenised, and the round is already reserved in the ledger: what happens
+here is spent. Losses and norms of this site's units stay here; only the update is fit to leave.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from model.adapter import read_adapter, trained_parameters
+from model.tensors import Packed
+from privacy.dp.engine import PrivateGradients, draw_units
+from privacy.errors import TrainingError
+
+if TYPE_CHECKING:
+    from client.dataset import TokenizedUnit
+    from privacy.plan import OptimizerConfig, RunPlan
+
+# An update at the bound itself could fail the door's check by rounding.
+_WITHIN = 1 - 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a round gives.
+
+    Attributes:
+      update: New minus old values of the trained tensors, packed, float32: all that may leave.
+      num_steps: Optimizer steps.
+      loss_local: Mean loss of the examples drawn. Not private: stays at the site.
+      seconds: How long the round took. Depends on who was drawn: stays at the site.
+    """
+
+    update: Packed
+    num_steps: int
+    loss_local: float
+    seconds: float
+
+
+def train_round(
+    model: nn.Module,
+    units: Sequence["TokenizedUnit"],
+    plan: "RunPlan",
+    num_units_declared: int,
+) -> TrainResult:
+    """Train `plan.mechanism.steps_per_round` private steps from the adapter that is in `model`.
+
+    Formal guarantee: the update is a function of the adapter before, and of as many releases of
+    the Poisson-sampled Gaussian mechanism as there are steps (`privacy.dp.engine`); all else is
+    post-processing, such as the optimizer, and scaling down to the plan's largest norm.
+
+    Args:
+      model: With the round's global adapter loaded; holds the site's own afterwards.
+      units: All training units of the site.
+      plan: The approved plan, which decides everything about privacy.
+      num_units_declared: The site's public number of units, the fixed denominator of its
+        gradients.
+
+    Raises:
+      TrainingError: There is nothing to train on, a tensor did not move, or a value is not finite.
+    """
+    if not units:
+        raise TrainingError(
+            "expected at least one training unit, got none",
+            hint="check the site's data: everything may have been held out or refused",
+        )
+    begun = time.monotonic()
+    mechanism = plan.mechanism
+    before = read_adapter(model).pack(trained_only=True)
+    parameters = trained_parameters(model)
+    optimizer = _optimizer(parameters, plan.optimizer)
+    losses = []
+    with PrivateGradients(model, clip_norm=mechanism.clip_norm) as gradients:
+        for _ in range(mechanism.steps_per_round):
+            drawn = draw_units(len(units), mechanism.sample_rate)
+            summed = gradients.clipped_sum([units[index].examples for index in drawn])
+            released = gradients.release(
+                summed,
+                noise_multiplier=mechanism.noise_multiplier,
+                denominator=mechanism.sample_rate * num_units_declared,
+            )
+            for parameter, gradient in zip(parameters, gradients.split(released), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(summed.loss)
+    after = read_adapter(model)
+    update = _update(before, after.pack(trained_only=True), plan.exits.max_update_norm)
+    _check_moved(update, [parameter.numel() for parameter in parameters])
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return TrainResult(
+        update=update,
+        num_steps=mechanism.steps_per_round,
+        loss_local=sum(finite) / len(finite) if finite else math.nan,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _optimizer(
+    parameters: Sequence[nn.Parameter], config: "OptimizerConfig"
+) -> torch.optim.Optimizer:
+    if config.name == "adam":
+        return torch.optim.Adam(parameters, lr=config.learning_rate)
+    return torch.optim.SGD(parameters, lr=config.learning_rate)
+
+
+def _update(before: Packed, after: Packed, max_norm: float) -> Packed:
+    """The change, scaled down to `max_norm` where it is longer: what is private stays private."""
+    change = after.astype(np.float64) - before
+    norm = float(np.linalg.norm(change))
+    if not math.isfinite(norm):
+        # Says nothing about a unit: the weights follow from noised gradients alone.
+        raise TrainingError(
+            "expected a finite update, got infinity or NaN",
+            hint="ask for a plan with a lower learning rate",
+        )
+    if norm > max_norm * _WITHIN:
+        change *= max_norm * _WITHIN / norm
+    return change.astype(np.float32)
+
+
+def _check_moved(update: Packed, sizes: Sequence[int]) -> None:
+    """Check that every trained tensor moved: noise alone moves it, if it is trained at all."""
+    begin = 0
+    for size in sizes:
+        if not update[begin : begin + size].any():
+            raise TrainingError(
+                "expected every trained tensor to move, got one that did not",
+                hint="the adapter is not part of the computation; load base and adapter anew",
+            )
+        begin += size

@@ -1,0 +1,149 @@
+"""Does the model in hand keep the promise that the accountant computes with? Run before training.
+
+The guarantee stands on one sentence: taking any unit away moves the clipped sum by at most the
+clipping norm. Nothing in a framework enforces it; a loss averaged over the batch breaks it 15-fold
+and a capacity limit of the experts 6-fold, without an error. So it is measured, on made-up tokens
+and on the very model that will be trained, and so is that the weights move: an adapter that trains
+nothing would still spend budget.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.adapter import trained_parameters
+from model.loss import base_of
+from model.tokenizer import Example
+from privacy.dp.engine import PrivateGradients
+from privacy.errors import TrainingError
+
+TOLERANCE = 1e-4
+# Lengths of the examples of each made-up unit: alone and together, short and long, so that
+# padding, microbatches and units of several records all occur.
+_SHAPES = ((24,), (9,), (16, 7, 12), (31,), (8,), (12, 12))
+_ANSWER_TOKENS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfTest:
+    """What was measured; made of made-up tokens, so it tells nothing about a record.
+
+    Attributes:
+      sensitivity: Largest move of the clipped sum when a unit leaves, in clipping norms.
+      num_units: How many units were taken away in turn.
+    """
+
+    sensitivity: float
+    num_units: int
+
+
+def self_test(model: nn.Module, *, seed: int = 0) -> SelfTest:
+    """Check, on made-up tokens, that clipping holds and that training trains. Changes nothing.
+
+    Args:
+      model: As `model.adapter.inject_adapter` returns it.
+      seed: Of the made-up tokens.
+
+    Raises:
+      TrainingError: Taking a unit away moves the clipped sum by more than the clipping norm or by
+        less than nearly all of it, a trained tensor gets no gradient or does not move, moving it
+        changes no loss, or a step changes something that is not trained.
+    """
+    units = made_up_units(int(base_of(model).config.vocab_size), seed=seed)
+    with PrivateGradients(model, clip_norm=1.0) as gradients:
+        whole = gradients.clipped_sum(units)
+        smallest = min(whole.norms)
+        if not smallest > 0:
+            raise TrainingError(
+                "expected every unit to have a gradient, got one without",
+                hint="the adapter is not part of the computation; load base and adapter anew",
+            )
+    # Half of the smallest norm: every unit is clipped, so each must count for exactly one norm.
+    with PrivateGradients(model, clip_norm=smallest / 2, max_tokens=128) as gradients:
+        result = _check_sensitivity(gradients, units)
+        _check_movement(model, gradients, units)
+    return result
+
+
+def made_up_units(vocab_size: int, *, seed: int) -> list[list[Example]]:
+    """Units of random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        [
+            Example(
+                torch.randint(0, vocab_size, (length,), generator=generator).tolist(),
+                length - _ANSWER_TOKENS,
+            )
+            for length in lengths
+        ]
+        for lengths in _SHAPES
+    ]
+
+
+def _check_sensitivity(
+    gradients: PrivateGradients, units: Sequence[Sequence[Example]]
+) -> SelfTest:
+    whole = gradients.clipped_sum(units).total
+    moves = []
+    for index in range(len(units)):
+        rest = gradients.clipped_sum([*units[:index], *units[index + 1 :]]).total
+        move = torch.linalg.vector_norm(whole - rest, dtype=torch.float64)
+        moves.append(float(move) / gradients.clip_norm)
+    # `not <=`: a NaN must not pass.
+    if not max(moves) <= 1 + TOLERANCE:
+        raise TrainingError(
+            f"expected a unit to move the clipped sum by at most 1 clipping norm, "
+            f"got {max(moves):.4f}",
+            hint="the base lets one example change another; it cannot be trained privately",
+        )
+    if not min(moves) >= 1 - TOLERANCE:
+        raise TrainingError(
+            f"expected a clipped unit to count for 1 clipping norm, got {min(moves):.4f}",
+            hint="gradients are lost on the way; report the base's name and library versions",
+        )
+    return SelfTest(sensitivity=max(moves), num_units=len(units))
+
+
+def _check_movement(
+    model: nn.Module, gradients: PrivateGradients, units: Sequence[Sequence[Example]]
+) -> None:
+    parameters = trained_parameters(model)
+    before = [parameter.detach().clone() for parameter in parameters]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    first = gradients.clipped_sum(units)
+    try:
+        direction = gradients.split(first.total / gradients.clip_norm)
+        _step(parameters, direction)
+        moved = [bool((p != old).any()) for p, old in zip(parameters, before, strict=True)]
+        second = gradients.clipped_sum(units)
+    finally:
+        _restore(parameters, before)
+    # A, where it is trained, has no gradient as long as B is zero: it may stay, but not all may.
+    if not any(moved) or second.loss == first.loss:
+        raise TrainingError(
+            "expected a step to move the adapter and with it the loss, got no change",
+            hint="the adapter is not part of the computation; load base and adapter anew",
+        )
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and parameter.grad is not None:
+            raise TrainingError(f"expected a frozen base, got a gradient for {name}")
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
+            raise TrainingError(
+                f"expected a frozen base, got another {name} after a step",
+                hint="a router's statistics of the batch would leave the site without noise",
+            )
+
+
+@torch.no_grad()
+def _step(parameters: Sequence[nn.Parameter], direction: Sequence[Tensor]) -> None:
+    for parameter, move in zip(parameters, direction, strict=True):
+        parameter.sub_(move)
+
+
+@torch.no_grad()
+def _restore(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
