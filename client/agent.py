@@ -26,7 +26,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -98,6 +98,12 @@ class Link:
         self._channel = channel
         self._fleet = fleet_pb2_grpc.FleetStub(channel)
         self._node = Node()
+        self._pulling: Proto = None
+
+    def cancel_pull(self) -> None:
+        """End a `pull` that waits in another thread; it returns None."""
+        if self._pulling is not None:
+            self._pulling.cancel()
 
     def close(self) -> None:
         """Close the connection."""
@@ -146,11 +152,13 @@ class Link:
 
     def pull(self) -> tuple[Message, int] | None:
         """The next instruction and its size in bytes; None when there is none for a while."""
-        answer = self._call(
-            self._fleet.PullMessages,
-            fleet_pb2.PullMessagesRequest(node=self._node),
-            timeout_s=PULL_S,
+        self._pulling = self._fleet.PullMessages.future(
+            fleet_pb2.PullMessagesRequest(node=self._node), timeout=PULL_S
         )
+        try:
+            answer = self._call(lambda *_, **__: self._pulling.result(), None)
+        except grpc.FutureCancelledError:
+            return None
         if not answer.messages_list:
             return None
         announced, tree = answer.messages_list[0], answer.message_object_trees[0]
@@ -160,13 +168,14 @@ class Link:
                 f"expected an instruction of at most {MAX_OBJECTS} objects, got {len(object_ids)}"
             )
         run_id = announced.metadata.run_id
+        requests = [
+            message_pb2.PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id)
+            for object_id in object_ids
+        ]
         contents: dict[str, bytes] = {}
         num_bytes = 0
-        for object_id in object_ids:
-            pulled = self._call(
-                self._fleet.PullObject,
-                message_pb2.PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id),
-            )
+        pulls = self._together(self._fleet.PullObject, requests)
+        for object_id, pulled in zip(object_ids, pulls, strict=True):
             num_bytes += len(pulled.object_content)
             if not pulled.object_available or num_bytes > MAX_INSTRUCTION_BYTES:
                 raise TransportError("expected every object of an instruction, within the limit")
@@ -201,23 +210,26 @@ class Link:
                     message_object_trees=[get_object_tree(reply)],
                 ),
             )
-            num_bytes = 0
-            for object_id in answer.objects_to_push:
-                content = objects[object_id].deflate()
-                num_bytes += len(content)
-                stored = self._call(
-                    self._fleet.PushObject,
-                    message_pb2.PushObjectRequest(
-                        node=self._node,
-                        run_id=reply.metadata.run_id,
-                        object_id=object_id,
-                        object_content=content,
-                        session_id=answer.session_id,
-                    ),
+            requests = [
+                message_pb2.PushObjectRequest(
+                    node=self._node,
+                    run_id=reply.metadata.run_id,
+                    object_id=object_id,
+                    object_content=objects[object_id].deflate(),
+                    session_id=answer.session_id,
                 )
-                if not stored.stored:
-                    raise TransportError("the coordinator did not keep a part of the reply")
-        return num_bytes
+                for object_id in answer.objects_to_push
+            ]
+        for stored in self._together(self._fleet.PushObject, requests):
+            if not stored.stored:
+                raise TransportError("the coordinator did not keep a part of the reply")
+        return sum(len(request.object_content) for request in requests)
+
+    def _together(self, method: Proto, requests: Sequence[Proto]) -> Iterator[Proto]:
+        """The answers to several calls of one method that are on their way at once, in order."""
+        sending = [method.future(request, timeout=CALL_S) for request in requests]
+        for waiting in sending:
+            yield self._call(lambda *_, answer=waiting, **__: answer.result(), None)
 
     def _door(self, method: str, request: bytes) -> Proto:
         call = self._channel.unary_unary(f"/cloister.Door/{method}")
@@ -270,10 +282,13 @@ class Agent:
         self._stopping = threading.Event()
         self._status: dict[str, object] = {"site": self._site, "state": "starting"}
         self._worker_pid: int | None = None
+        self._link: Link | None = None
 
     def stop(self) -> None:
         """End after the call in progress; a round in progress is abandoned, and stays spent."""
         self._stopping.set()
+        if self._link is not None:
+            self._link.cancel_pull()
         self._worker.stop()
 
     def run(self) -> None:
@@ -320,6 +335,7 @@ class Agent:
                 )
             self._journal.flush(link.append)
             link.activate(self._public_key())
+            self._link = link
             beating.start()
             self._tell(state="connected")
             while not self._stopping.is_set():
@@ -329,6 +345,7 @@ class Agent:
                     self._handle(link, *pulled)
             link.deactivate()
         finally:
+            self._link = None
             ended.set()
             if beating.ident is not None:
                 beating.join(timeout=1.0)

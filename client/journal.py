@@ -33,9 +33,13 @@ CREATE TABLE IF NOT EXISTS decision (
 );
 CREATE TABLE IF NOT EXISTS entry (
   sequence INTEGER PRIMARY KEY,
+  event TEXT NOT NULL,
+  plan_digest TEXT,
+  server_round INTEGER,
   line BLOB NOT NULL,
   log_index INTEGER
 );
+CREATE INDEX IF NOT EXISTS entry_about ON entry (plan_digest, server_round, event);
 CREATE TABLE IF NOT EXISTS commitment (
   digest TEXT PRIMARY KEY,
   salt BLOB NOT NULL,
@@ -152,7 +156,16 @@ class Journal:
                 subjects=subjects,
                 predicate=fields,
             )
-            self._connection.execute("INSERT INTO entry VALUES (?, ?, NULL)", (sequence, line))
+            self._connection.execute(
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?, NULL)",
+                (
+                    sequence,
+                    str(event),
+                    (subjects or {}).get("plan"),
+                    fields.get("server_round"),
+                    line,
+                ),
+            )
 
     def flush(self, send: Callable[[bytes], Mapping[str, object]]) -> int:
         """Send every entry that the log does not hold yet, in order; returns how many.
@@ -184,15 +197,12 @@ class Journal:
 
     def find(self, event: Event, plan_digest: str, server_round: int) -> Entry | None:
         """The entry of this event about this round of this plan, None before it was made."""
-        for line, _ in reversed(self.lines()):
-            entry = parse_entry(line)
-            if (
-                entry.event is event
-                and entry.subjects.get("plan") == plan_digest
-                and entry.predicate.get("server_round") == server_round
-            ):
-                return entry
-        return None
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT line FROM entry WHERE plan_digest = ? AND server_round = ? AND event = ?",
+                (plan_digest, server_round, str(event)),
+            ).fetchone()
+        return None if row is None else parse_entry(bytes(row[0]))
 
     def commit_to(self, values: Mapping[str, object]) -> str:
         """A salted digest of `values`, which an entry may carry; salt and values stay here."""
