@@ -7,7 +7,6 @@ reader can do something, a line `hint: ...`; never a stack trace for what an ope
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -95,6 +94,5 @@ def run(
         print(f"error: {name}{error.strerror or type(error).__name__}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("stopped", file=sys.stderr)
         return INTERRUPTED

@@ -10,15 +10,16 @@ _STEPS = [lead * 10.0**power for power in range(-4, 7) for lead in (1, 2, 5)]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 14, 24
 
 
-def spend_chart(name: str, totals: Sequence[float], budget: float, top: float) -> Html:
+def spend_chart(name: str, spends: Sequence[tuple[int, float]], budget: float, top: float) -> Html:
     """Epsilon in total after each committed round, as steps under the line of the budget.
 
     Args:
       name: Whose, for readers who cannot see it.
-      totals: Epsilon after round 1, 2, ...
+      spends: Rounds in the order in which they were spent, and epsilon after each.
       budget: The site's budget.
       top: The scale's end, the same for all sites so that they can be compared.
     """
+    totals = [total for _, total in spends]
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
     step = (right - _LEFT) / max(len(totals), 1)
 
@@ -47,9 +48,11 @@ def spend_chart(name: str, totals: Sequence[float], budget: float, top: float) -
         tag("line", x1=_LEFT, x2=right, y1=y(budget), y2=y(budget), class_="budget"),
         tag("text", f"budget {budget:g}", x=right, y=y(budget) - 4, class_="budget-label end"),
         tag("text", f"{last:.2f}", x=right, y=y(last) - 4, class_="value end"),
-        tag("text", "round 1", x=_LEFT, y=HEIGHT - 8, class_="tick"),
-        tag("text", f"round {len(totals)}", x=right, y=HEIGHT - 8, class_="tick end")
-        if len(totals) > 1
+        tag("text", f"round {spends[0][0]}", x=_LEFT, y=HEIGHT - 8, class_="tick")
+        if spends
+        else NOTHING,
+        tag("text", f"round {spends[-1][0]}", x=right, y=HEIGHT - 8, class_="tick end")
+        if len(spends) > 1
         else NOTHING,
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",

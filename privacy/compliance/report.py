@@ -27,6 +27,17 @@ from privacy.compliance.statements import NOT_COVERED, NOT_SHOWN, privacy_claim
 from privacy.errors import ConfigError
 
 MAX_LISTED_ENTRIES = 1000
+_KINDS = {
+    "CREDIT_CARD": "card numbers",
+    "DATE": "dates",
+    "EMAIL": "e-mail addresses",
+    "IBAN": "IBANs",
+    "IP_ADDRESS": "IP addresses",
+    "PHONE": "phone numbers",
+    "RECORD_NUMBER": "record numbers",
+    "SSN": "social security numbers",
+    "URL": "web addresses",
+}
 _REFUSED = {
     Event.DOOR_REFUSED: "a connection or call",
     Event.UPDATE_REJECTED: "an update",
@@ -116,10 +127,10 @@ def _head(evidence: Evidence, at: datetime) -> Html:
         tag(
             "p",
             f"What {len(evidence.sites)} institutions and a coordinator wrote down while they"
-            f" trained a model together without sharing records, from {_day(evidence.first_at)}"
-            f" to {_day(evidence.last_at)}. All {len(log.entries):,} entries of their log were"
-            " checked: each is signed by the party that it names, stands in its place, and"
-            " follows from the ones before.",
+            f" trained a model together, {_period(evidence.first_at, evidence.last_at)}. All"
+            f" {len(log.entries):,} entries of their log were checked: each is signed by the"
+            " party that it names, stands in its place, and follows from the ones before. The log"
+            " holds no records: its entries have fixed fields, and none of them takes text.",
             class_="lead",
         ),
         tag(
@@ -138,7 +149,7 @@ def _tiles(evidence: Evidence) -> Html:
     num_sent = sum(len(site.sent) for site in sites)
     num_released = sum(len(run.released) for run in evidence.runs.values())
     num_refused = sum(len(refusal.entries) for refusal in evidence.refusals)
-    spent = [(site.spends[-1].epsilon_total, site.spends[-1]) for site in sites if site.spends]
+    spends = [site.spends[-1] for site in sites if site.spends]
     tiles = [
         _tile(f"{len(evidence.sites)}", "institutions enrolled"),
         _tile(
@@ -148,17 +159,16 @@ def _tiles(evidence: Evidence) -> Html:
         ),
         _tile(f"{num_sent}", f"updates left institutions, {_bytes(_sent_bytes(evidence))} in all"),
     ]
-    if spent:
-        most = max(spent, key=lambda pair: pair[0])[1]
+    if spends:
+        most = max(spends, key=lambda spend: spend.epsilon_total)
         tiles.append(
             _tile(
                 f"{most.epsilon_total:.2f}",
-                f"most privacy budget (epsilon) spent by one institution; {num_refused} refusals",
+                "epsilon, the most that one institution spent of its privacy budget",
                 of=f"{most.budget_epsilon:g}",
             )
         )
-    else:
-        tiles.append(_tile(f"{num_refused}", "refusals"))
+    tiles.append(_tile(f"{num_refused}", "refusals by any party"))
     return tag("div", *tiles, class_="tiles")
 
 
@@ -331,7 +341,7 @@ def _privacy(evidence: Evidence, refs: _Refs) -> Html:
             ),
             spend_chart(
                 site.name,
-                [spend.epsilon_total for spend in site.spends],
+                [(spend.server_round, spend.epsilon_total) for spend in site.spends],
                 site.spends[-1].budget_epsilon,
                 top,
             ),
@@ -372,7 +382,7 @@ def _claim(run: RunEvidence, refs: _Refs) -> list[tuple[tuple[str, Html], ...]]:
 def _masking(evidence: Evidence, refs: _Refs) -> Html:
     rows = []
     for site in evidence.sites.values():
-        types = ", ".join(kind.replace("_", " ").lower() for kind in site.masked)
+        types = ", ".join(_KINDS.get(kind, kind) for kind in site.masked)
         tests = refs(site.self_tests, limit=1) if site.self_tests else "no entry"
         rows.append(
             [site.name, types or "no entry", tests, refs(site.masked_in, limit=1)],
@@ -469,6 +479,7 @@ def _limits() -> Html:
         tag(
             "dl",
             *(part for name, text in NOT_SHOWN for part in (tag("dt", name), tag("dd", text))),
+            class_="limits",
         ),
     )
 
@@ -561,6 +572,12 @@ def _bytes(count: int) -> str:
     if count < 1_000_000:
         return f"{count / 1000:.1f} kB"
     return f"{count / 1_000_000:.1f} MB"
+
+
+def _period(first: datetime, last: datetime) -> str:
+    if first.date() == last.date():
+        return f"on {_day(first)}"
+    return f"from {_day(first)} to {_day(last)}"
 
 
 def _day(at: datetime) -> str:
