@@ -130,7 +130,7 @@ def _head(evidence: Evidence, at: datetime) -> Html:
             f" trained a model together, {_period(evidence.first_at, evidence.last_at)}. All"
             f" {len(log.entries):,} entries of their log were checked: each is signed by the"
             " party that it names, stands in its place, and follows from the ones before. The log"
-            " holds no records: its entries have fixed fields, and none of them takes text.",
+            " holds no records: its entries have fixed fields and no place for text of a record.",
             class_="lead",
         ),
         tag(
