@@ -126,8 +126,6 @@ def load_base(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation="sdpa",
-            experts_implementation="grouped_mm",
         )
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -140,6 +138,9 @@ def load_base(
     finally:
         if show_bars:
             logging.enable_progress_bar()
+    attention, experts = _fastest(model)
+    model.set_attn_implementation(attention)
+    model.set_experts_implementation(experts)
     model.requires_grad_(False)
     model.eval()
     return model, tokenizer
@@ -215,3 +216,13 @@ def count_experts(model: nn.Module) -> int:
         # transformers 5 keeps all experts of a layer in one three-dimensional parameter.
         counts.extend(len(p) for p in module.parameters(recurse=False) if p.ndim == 3)
     return max(counts)
+
+
+def _fastest(model: PreTrainedModel) -> tuple[str, str]:
+    """Names of the attention and of the experts' implementation."""
+    # Measured on the embedded base (8 experts, width 256), one core, sequences of 64 and 128: the
+    # plain versions train 13 to 20 % faster under bfloat16 autocast, which grouped_mm ignores, and
+    # are equal in float32. From 16 experts on grouped_mm takes 0.75 of the time, at 64 half.
+    if count_experts(model) < 16 and model.config.hidden_size <= 512:
+        return "eager", "eager"
+    return "sdpa", "grouped_mm"
