@@ -15,6 +15,8 @@ class Unit(StrEnum):
     RECORD = "record"
     PATIENT = "patient"
     CUSTOMER = "customer"
+    # A patient or a customer, where hospitals and banks run one plan.
+    PERSON = "person"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,155 @@
+"""Flower ClientApp: the route of a record on one screen.
+
+The records are read, masked and tokenised once a process (`_Node.load`); each round starts from the
+adapter that came, trains in private, and answers with the update. The agent calls this in a child
+process without keys and network; Flower's simulation calls it as it is.
+
+Node config: `site_config` (site.toml), `plan` (canonical text) and `holdout_key` (hex). In a
+simulation the run config holds them instead, `site_config` as a comma-separated list of which
+`partition-id` picks one; no agent guards it, so it is for studies on public data only.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from flwr.app import ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from client import dataset
+from client.config import SiteConfig, load_config
+from client.evaluate import evaluate_all
+from client.progress import report
+from client.train import train_round
+from model.adapter import AdapterState, adapter_specs, inject_adapter, load_adapter
+from model.base import UnusableBaseError, load_base, nano_folder
+from model.tensors import packed_digest
+from privacy import wire
+from privacy.dp.audit import self_test
+from privacy.errors import ConfigError
+from privacy.plan import RunPlan
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One round: from the adapter that came to the update that may leave."""
+    node = _node(context)
+    instruction = wire.read_instruction(message.content, "train", node.plan)
+    load_adapter(node.model, AdapterState.unpack(node.plan.tensors, instruction.adapter))
+    result = train_round(node.model, node.data.train, node.plan, node.num_units)
+    report("trained", loss=result.loss_local, steps=result.num_steps, seconds=result.seconds)
+    _keep(context, masking=node.masking())
+    metrics = {"num_steps": result.num_steps} if "num_steps" in instruction.metrics else {}
+    reply = wire.Reply(
+        kind="train",
+        plan=node.plan.digest,
+        server_round=instruction.server_round,
+        site=node.config.site.name,
+        update=result.update,
+        update_digest=packed_digest(node.plan.trained_tensors, result.update),
+        metrics=metrics,
+    )
+    return Message(wire.write_reply(reply, node.plan), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the adapter on the held-out units; the figures stay here, a receipt leaves."""
+    node = _node(context)
+    instruction = wire.read_instruction(message.content, "evaluate", node.plan)
+    federated = AdapterState.unpack(node.plan.tensors, instruction.adapter)
+    results = evaluate_all(
+        node.model, node.tokenizer, node.data, node.plan, node.config, federated
+    )
+    _keep(context, masking=node.masking(), results=results)
+    reply = wire.Reply(
+        kind="evaluate",
+        plan=node.plan.digest,
+        server_round=instruction.server_round,
+        site=node.config.site.name,
+        update=None,
+        update_digest=wire.NO_UPDATE,
+        metrics={},
+    )
+    return Message(wire.write_reply(reply, node.plan), reply_to=message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Node:
+    """What stays in memory between rounds."""
+
+    config: SiteConfig
+    plan: RunPlan
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    data: dataset.SiteDataset
+
+    @property
+    def num_units(self) -> int:
+        """The declared number of units, never the true one."""
+        return self.plan.share(self.config.site.name).num_units
+
+    def masking(self) -> dict[str, object]:
+        """What masking did, for the site's own files."""
+        stats = self.data.masking
+        return {"num_records": stats.num_records, "num_masked": dict(stats.num_masked)}
+
+    @classmethod
+    def load(cls, site_config: Path, plan: RunPlan, holdout_key: bytes) -> Self:
+        """Load the base by digest, put the adapter in, test it, and read the records.
+
+        Raises:
+          ConfigError: The base is another one, or its adapter has other tensors than the plan.
+          TrainingError: The self-test fails: nothing was read, nothing is trained.
+        """
+        config = load_config(site_config)
+        torch.set_num_threads(config.compute.threads)
+        report("loading")
+        try:
+            model, tokenizer = load_base(config.base.folder or nano_folder(), plan.base)
+        except UnusableBaseError as error:
+            raise ConfigError(str(error), hint=error.hint) from None
+        model = model.to(config.compute.device)  # type: ignore[arg-type]  # annotated narrower
+        if adapter_specs(model, plan.adapter) != plan.tensors:
+            raise ConfigError("expected the adapter tensors of the plan, got others from the base")
+        adapted = inject_adapter(model, plan.adapter)
+        self_test(adapted)
+        report("masking", records=0)
+
+        def progress(num_records: int) -> None:
+            if num_records % 100 == 0:
+                report("masking", records=num_records)
+
+        data = dataset.load(config, plan, tokenizer, holdout_key=holdout_key, progress=progress)
+        report("masked", records=data.masking.num_records)
+        return cls(config=config, plan=plan, model=adapted, tokenizer=tokenizer, data=data)
+
+
+_loaded: dict[tuple[str, str], _Node] = {}
+
+
+def _node(context: Context) -> _Node:
+    """The node that the context describes; loaded on the first call, warm after."""
+    settings: dict[str, Any] = {**context.run_config, **context.node_config}
+    site_config = str(settings["site_config"])
+    if "partition-id" in settings:
+        site_config = site_config.split(",")[int(settings["partition-id"])]
+    plan = RunPlan.parse(str(settings["plan"]).encode())
+    key = (site_config, plan.digest)
+    if key not in _loaded:
+        # One plan at a time: two adapted bases in memory could be more than the limit allows.
+        _loaded.clear()
+        holdout_key = bytes.fromhex(str(settings["holdout_key"]))
+        _loaded[key] = _Node.load(Path(site_config), plan, holdout_key)
+    return _loaded[key]
+
+
+def _keep(context: Context, **local: object) -> None:
+    """Hand what stays at the site to the agent; it travels in no message."""
+    context.state.config_records["local"] = ConfigRecord({"json": json.dumps(local)})
