@@ -122,7 +122,7 @@ class _Rounds:
             if entry.event is Event.RUN_STARTED:
                 self.started = True
             if entry.event is Event.UPDATE_ACCEPTED:
-                self._accepted.add((entry.predicate["server_round"], entry.subjects["update"]))
+                self._accepted.add((entry.predicate["server_round"], entry.predicate["site"]))
             if entry.event in (Event.ADAPTER_RELEASED, Event.ROUND_FAILED):
                 server_round = entry.predicate["server_round"]
                 self._over[server_round] = entry.subjects.get("adapter")
@@ -152,9 +152,9 @@ class _Rounds:
     def accepted(self, server_round: int, site: str, reply: wire.Reply, num_bytes: int) -> None:
         """See `server.strategy.RoundLog`."""
         # After a crash a site sends the same update again; the log has it once.
-        if (server_round, reply.update_digest) in self._accepted:
+        if (server_round, site) in self._accepted:
             return
-        self._accepted.add((server_round, reply.update_digest))
+        self._accepted.add((server_round, site))
         self._evidence.record(
             Event.UPDATE_ACCEPTED,
             {"plan": self._plan.digest, "update": reply.update_digest},
@@ -496,10 +496,13 @@ class Coordinator:
                 )
         self.registry.load(plan.initial_adapter, plan)
         self._waits[plan.digest] = float(request.get("wait_s", 60.0))
-        if self.runs.offer(plan):
+        if not self.runs.knows(plan):
+            # The entry first: a site may decide on the plan as soon as it is offered, and a
+            # decision must not precede the offer in the log.
             self.evidence.record(
                 Event.PLAN_OFFERED, {"plan": plan.digest}, plan=json.loads(plan.canonical())
             )
+            self.runs.offer(plan)
         self._notify()
         return {"plan": plan.digest}
 

@@ -121,8 +121,8 @@ class RunStore:
         with self._lock:
             self._connection.close()
 
-    def offer(self, plan: RunPlan) -> bool:
-        """Remember an offered plan; False when it was known already.
+    def knows(self, plan: RunPlan) -> bool:
+        """Whether a plan was offered before.
 
         Raises:
           ConfigError: Another plan has this run's name.
@@ -131,18 +131,26 @@ class RunStore:
             found = self._connection.execute(
                 "SELECT plan_digest FROM run WHERE name = ?", (plan.run,)
             ).fetchone()
-            if found is not None and found[0] != plan.digest:
-                raise ConfigError(
-                    f"a run named {plan.run!r} exists with another plan",
-                    hint="give the run another name: sites approve each plan anew",
-                )
-            if found is not None:
-                return False
+        if found is not None and found[0] != plan.digest:
+            raise ConfigError(
+                f"a run named {plan.run!r} exists with another plan",
+                hint="give the run another name: sites approve each plan anew",
+            )
+        return found is not None
+
+    def offer(self, plan: RunPlan) -> None:
+        """Remember an offered plan.
+
+        Raises:
+          ConfigError: Another plan has this run's name.
+        """
+        if self.knows(plan):
+            return
+        with self._guarded():
             self._connection.execute(
                 "INSERT INTO run (plan_digest, plan, name, state) VALUES (?, ?, ?, ?)",
                 (plan.digest, plan.canonical(), plan.run, RunState.OFFERED),
             )
-            return True
 
     def decide(self, plan_digest: str, site: str, *, approved: bool) -> None:
         """Remember a site's decision on a plan; the newest counts."""
