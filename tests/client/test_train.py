@@ -1,0 +1,213 @@
+"""One round of private training: what leaves is made of clipped units and noise alone."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, DeepseekV3Config
+
+from client import train
+from client.dataset import TokenizedUnit
+from client.train import train_round
+from model.adapter import initial_adapter, inject_adapter, load_adapter, read_adapter
+from model.config import AdapterConfig, BaseRef
+from model.tensors import packed_size
+from model.tokenizer import Example
+from privacy.dp.config import MechanismConfig, Unit
+from privacy.dp.engine import ClippedSum, PrivateGradients
+from privacy.errors import TrainingError
+from privacy.masking.config import MaskingConfig
+from privacy.plan import (
+    ExitConfig,
+    OptimizerConfig,
+    RoundsConfig,
+    RunPlan,
+    SiteShare,
+    TextConfig,
+)
+
+ADAPTER = AdapterConfig(lora_rank=2, lora_alpha=4.0)
+MECHANISM: dict[str, object] = {
+    "unit": Unit.RECORD,
+    "target_epsilon": 8.0,
+    "delta": 1e-3,
+    "noise_multiplier": 1.0,
+    "clip_norm": 0.1,
+    "sample_rate": 0.5,
+    "steps_per_round": 2,
+}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = DeepseekV3Config(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        moe_intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=None,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+    )
+    base = AutoModelForCausalLM.from_config(config, experts_implementation="grouped_mm")
+    injected = inject_adapter(base, ADAPTER)
+    load_adapter(injected, initial_adapter(config, ADAPTER, seed=0))
+    return injected
+
+
+@pytest.fixture
+def make_plan(model: nn.Module) -> Callable[..., RunPlan]:
+    def make(
+        optimizer: OptimizerConfig | None = None, max_update_norm: float = 1e6, **changes: object
+    ) -> RunPlan:
+        state = read_adapter(model)
+        return RunPlan(
+            federation="care",
+            run="first",
+            base=BaseRef(name="tiny", digest="sha256:" + "0" * 64),
+            adapter=ADAPTER,
+            tensors=state.specs,
+            initial_adapter=state.digest,
+            text=TextConfig(),
+            masking=MaskingConfig(),
+            mechanism=MechanismConfig(**{**MECHANISM, **changes}),  # type: ignore[arg-type]
+            optimizer=optimizer or OptimizerConfig(name="sgd", learning_rate=1.0),
+            rounds=RoundsConfig(num_rounds=3, min_sites=1),
+            exits=ExitConfig(max_update_norm=max_update_norm, max_update_bytes=10**6),
+            sites=(SiteShare(name="north", num_units=10),),
+        )
+
+    return make
+
+
+def make_units(num_units: int) -> list[TokenizedUnit]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        TokenizedUnit(
+            unit_id=str(index),
+            examples=(
+                Example(torch.randint(3, 64, (8,), generator=generator).tolist(), 6),
+                Example(torch.randint(3, 64, (5,), generator=generator).tolist(), 3),
+            ),
+        )
+        for index in range(num_units)
+    ]
+
+
+def test_the_update_is_the_change_of_the_trained_tensors(
+    model: nn.Module, make_plan: Callable[..., RunPlan]
+) -> None:
+    plan = make_plan()
+    before = read_adapter(model)
+    result = train_round(model, make_units(10), plan, 10)
+    after = read_adapter(model)
+    change = after.pack(trained_only=True) - before.pack(trained_only=True)
+    assert result.update.dtype == np.float32
+    assert result.update.shape == (packed_size(plan.trained_tensors),)
+    np.testing.assert_allclose(result.update, change, atol=1e-6)
+    for name, tensor in before.tensors.items():
+        if ".lora_A." in name:
+            torch.testing.assert_close(after.tensors[name], tensor, rtol=0, atol=0)
+    assert result.num_steps == 2
+    assert result.loss_local > 0
+    assert result.seconds > 0
+
+
+def test_without_a_drawn_unit_the_update_is_noise_of_the_stated_size(
+    model: nn.Module, make_plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "draw_units", lambda _num_units, _sample_rate: [])
+    result = train_round(model, make_units(3), make_plan(steps_per_round=1), 10)
+    # Learning rate 1: noise_multiplier 1.0 * clip_norm 0.1 / (sample_rate 0.5 * 10 units).
+    size = len(result.update)
+    assert float(result.update.std()) == pytest.approx(0.02, rel=5 / math.sqrt(2 * size))
+    assert math.isnan(result.loss_local)
+
+
+def test_the_declared_number_of_units_is_the_denominator_and_not_the_true_one(
+    model: nn.Module, make_plan: Callable[..., RunPlan]
+) -> None:
+    plan = make_plan(noise_multiplier=1e-9, sample_rate=1.0, steps_per_round=1)
+    start = read_adapter(model)
+    few = train_round(model, make_units(5), plan, 5).update
+    load_adapter(model, start)
+    many = train_round(model, make_units(5), plan, 50).update
+    np.testing.assert_allclose(few, 10 * many, rtol=1e-3, atol=1e-7)
+
+
+def test_every_step_draws_and_noises_anew(
+    model: nn.Module, make_plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases = []
+    release = PrivateGradients.release
+
+    def spy(self: PrivateGradients, summed: ClippedSum, **numbers: float) -> torch.Tensor:
+        releases.append(numbers)
+        return release(self, summed, **numbers)
+
+    monkeypatch.setattr(PrivateGradients, "release", spy)
+    train_round(model, make_units(10), make_plan(steps_per_round=5), 20)
+    assert releases == [{"noise_multiplier": 1.0, "denominator": 10.0}] * 5
+
+
+def test_training_lowers_the_loss_where_noise_allows(
+    model: nn.Module, make_plan: Callable[..., RunPlan]
+) -> None:
+    units = make_units(20)
+    adam = OptimizerConfig(name="adam", learning_rate=0.5)
+    numbers = {"noise_multiplier": 1e-3, "sample_rate": 1.0}
+    first = train_round(model, units, make_plan(adam, steps_per_round=1, **numbers), 20)
+    train_round(model, units, make_plan(adam, steps_per_round=30, **numbers), 20)
+    last = train_round(model, units, make_plan(adam, steps_per_round=1, **numbers), 20)
+    assert last.loss_local < 0.95 * first.loss_local
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_an_update_is_scaled_down_to_the_plans_largest_norm(
+    model: nn.Module, make_plan: Callable[..., RunPlan], name: str
+) -> None:
+    optimizer = OptimizerConfig(name=name, learning_rate=5.0)  # type: ignore[arg-type]
+    result = train_round(model, make_units(5), make_plan(optimizer, max_update_norm=0.25), 5)
+    norm = np.linalg.norm(result.update.astype(np.float64))
+    assert norm == pytest.approx(0.25, rel=1e-4)
+    assert norm <= 0.25
+
+
+def test_a_site_without_units_does_not_train(
+    model: nn.Module, make_plan: Callable[..., RunPlan]
+) -> None:
+    with pytest.raises(TrainingError, match="at least one training unit"):
+        train_round(model, [], make_plan(), 10)
+
+
+def test_an_optimizer_that_trains_nothing_is_found(
+    model: nn.Module, make_plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = [nn.Parameter(torch.zeros(3))]
+    monkeypatch.setattr(train, "_optimizer", lambda *_: torch.optim.SGD(other, lr=1.0))
+    with pytest.raises(TrainingError, match="every trained tensor to move"):
+        train_round(model, make_units(5), make_plan(), 5)
+
+
+def test_weights_that_run_off_to_infinity_are_refused(
+    model: nn.Module, make_plan: Callable[..., RunPlan]
+) -> None:
+    optimizer = OptimizerConfig(name="sgd", learning_rate=3e38)
+    with pytest.raises(TrainingError, match="finite"):
+        train_round(model, make_units(5), make_plan(optimizer, noise_multiplier=1e4), 5)

@@ -1,0 +1,145 @@
+"""The self-test passes what is sound, and finds what was measured to break the guarantee."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.adapter import read_adapter, trained_parameters
+from model.loss import hidden_states, token_nll
+from privacy.dp import engine
+from privacy.dp.audit import TOLERANCE, made_up_units, self_test
+from privacy.errors import TrainingError
+
+MakeModel = Callable[..., nn.Module]
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "mixtral", "olmoe", "qwen3_moe"])
+def test_a_sound_model_passes(make_model: MakeModel, family: str) -> None:
+    result = self_test(make_model(family))
+    assert 1 - TOLERANCE <= result.sensitivity <= 1 + TOLERANCE
+    assert result.num_units == 6
+
+
+def test_an_adapter_that_trains_both_factors_passes_from_its_start(make_model: MakeModel) -> None:
+    model = make_model(train="AB")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.zero_()
+    self_test(model)
+
+
+def test_the_self_test_changes_nothing(make_model: MakeModel) -> None:
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    digest = read_adapter(model).digest
+    self_test(model)
+    assert read_adapter(model).digest == digest
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert not any(module.training for module in model.modules())
+
+
+def test_made_up_units_are_the_same_for_a_seed_and_within_the_vocabulary() -> None:
+    units = made_up_units(50, seed=3)
+    assert units == made_up_units(50, seed=3)
+    assert units != made_up_units(50, seed=4)
+    assert all(0 <= token < 50 for unit in units for e in unit for token in e.input_ids)
+
+
+def test_a_loss_averaged_over_the_batch_is_found(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batch_mean(
+        model: nn.Module, input_ids: Tensor, attention_mask: Tensor, answer_mask: Tensor
+    ) -> Tensor:
+        rows, columns = answer_mask.nonzero(as_tuple=True)
+        hidden = hidden_states(model, input_ids)
+        nll = token_nll(model, hidden[rows, columns - 1], input_ids[rows, columns])
+        return (nll.sum() * len(input_ids) ** 2).expand(len(input_ids)) / len(rows)
+
+    monkeypatch.setattr(engine, "per_example_loss", batch_mean)
+    monkeypatch.setattr(engine, "_clip_and_sum", lambda rows, _: (rows.sum(0), rows.norm(dim=1)))
+    with pytest.raises(TrainingError, match="at most 1 clipping norm"):
+        self_test(make_model())
+
+
+class MixesTheBatch(nn.Module):
+    """A layer that lets every example see the mean of the batch, and is not called a norm."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Each example plus the batch's mean."""
+        return x_BTD + 3 * x_BTD.mean(dim=(0, 1), keepdim=True)
+
+
+def test_a_layer_that_mixes_examples_is_found(make_model: MakeModel) -> None:
+    model = make_model("mixtral")
+    norm = model.get_submodule("base_model.model.model.layers.0.input_layernorm")
+    mixer = MixesTheBatch()
+    norm.register_forward_hook(lambda _m, _i, output: mixer(output))
+    with pytest.raises(TrainingError, match="clipping norm"):
+        self_test(model)
+
+
+def test_gradients_that_are_lost_on_the_way_are_found(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = engine._clip_and_sum
+
+    def lossy(rows: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
+        total, norms = sound(rows, clip_norm)
+        return total * 0.9, norms
+
+    monkeypatch.setattr(engine, "_clip_and_sum", lossy)
+    with pytest.raises(TrainingError, match="a clipped unit to count for 1 clipping norm"):
+        self_test(make_model())
+
+
+def test_clipping_that_is_a_thousandth_too_generous_is_found(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = engine._clip_and_sum
+
+    def generous(rows: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
+        return sound(rows, clip_norm * 1.001)
+
+    monkeypatch.setattr(engine, "_clip_and_sum", generous)
+    with pytest.raises(TrainingError, match="at most 1 clipping norm"):
+        self_test(make_model())
+
+
+def test_an_adapter_whose_weights_are_not_the_ones_in_use_is_found(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    stale = [
+        parameter.detach().clone().requires_grad_() for parameter in trained_parameters(model)
+    ]
+    monkeypatch.setattr("privacy.dp.audit.trained_parameters", lambda _model: stale)
+    with pytest.raises(TrainingError, match="move the adapter and with it the loss"):
+        self_test(model)
+
+
+def test_an_adapter_without_any_gradient_is_found(make_model: MakeModel) -> None:
+    model = make_model()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.zero_()
+    with pytest.raises(TrainingError, match="every unit to have a gradient"):
+        self_test(model)
+
+
+def test_a_buffer_that_follows_the_batch_is_found(make_model: MakeModel) -> None:
+    model = make_model()
+    model.register_buffer("load", torch.zeros(1))
+    model.register_forward_hook(lambda *_: None)
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
+        model.get_buffer("load").add_(1)
+
+    model.get_submodule("base_model.model.model.layers.0").register_forward_hook(count)
+    with pytest.raises(TrainingError, match="frozen base, got another load"):
+        self_test(model)

@@ -1,0 +1,326 @@
+"""A private step: exact gradients, clipping per unit, noise of the right size, honest draws."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from model.adapter import trained_parameters
+from model.loss import collate, per_example_loss
+from model.tokenizer import Example
+from privacy.dp import engine
+from privacy.dp.engine import PrivateGradients, check_separable, draw_noise, draw_units
+from privacy.errors import TrainingError
+
+MakeModel = Callable[..., nn.Module]
+MakeUnits = Callable[..., list[list[Example]]]
+LENGTHS = ((5,), (9, 4, 7), (12,), (3,), (6, 6), (15,))
+
+
+def one_by_one(model: nn.Module, unit: Sequence[Example]) -> Tensor:
+    """A unit's gradient, one example at a time and without any hook."""
+    parameters = trained_parameters(model)
+    total = torch.zeros(sum(parameter.numel() for parameter in parameters))
+    for example in unit:
+        batch = collate([example])
+        loss = per_example_loss(model, batch.input_ids, batch.attention_mask, batch.answer_mask)
+        gradients = torch.autograd.grad(loss.sum(), parameters)
+        total += torch.cat([gradient.flatten() for gradient in gradients])
+    return total
+
+
+# Gradients and clipping.
+
+
+@pytest.mark.parametrize("train", ["B", "AB"])
+@pytest.mark.parametrize("family", ["deepseek_v3", "mixtral", "olmoe", "qwen3_moe"])
+def test_unit_gradients_equal_a_loop_over_single_examples(
+    make_model: MakeModel, make_units: MakeUnits, family: str, train: str
+) -> None:
+    model, units = make_model(family, train=train), make_units(*LENGTHS)
+    expected = [one_by_one(model, unit) for unit in units]
+    with PrivateGradients(model, clip_norm=1e6) as gradients:
+        summed = gradients.clipped_sum(units)
+    assert summed.norms == pytest.approx([float(g.norm()) for g in expected], rel=1e-4)
+    torch.testing.assert_close(summed.total, sum(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 8, 20, 10_000])
+def test_the_sum_does_not_depend_on_the_microbatches(
+    make_model: MakeModel, make_units: MakeUnits, max_tokens: int
+) -> None:
+    model, units = make_model(), make_units(*LENGTHS)
+    clip_norm = 0.01
+    expected = torch.zeros(0)
+    for unit in units:
+        gradient = one_by_one(model, unit)
+        clipped = gradient * min(1.0, clip_norm / float(gradient.norm()))
+        expected = clipped if not len(expected) else expected + clipped
+    with PrivateGradients(model, clip_norm=clip_norm, max_tokens=max_tokens) as gradients:
+        total = gradients.clipped_sum(units).total
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "mixtral", "olmoe", "qwen3_moe"])
+def test_taking_any_unit_away_moves_the_sum_by_at_most_the_clipping_norm(
+    make_model: MakeModel, make_units: MakeUnits, family: str
+) -> None:
+    model, units = make_model(family), make_units(*LENGTHS)
+    with PrivateGradients(model, clip_norm=1e-3, max_tokens=40) as gradients:
+        whole = gradients.clipped_sum(units)
+        assert min(whole.norms) > 1e-3
+        for index in range(len(units)):
+            rest = gradients.clipped_sum(units[:index] + units[index + 1 :])
+            assert float((whole.total - rest.total).norm()) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_a_unit_with_many_records_counts_no_more_than_one_with_a_single_record(
+    make_model: MakeModel, make_units: MakeUnits
+) -> None:
+    model = make_model()
+    with PrivateGradients(model, clip_norm=1e-4, max_tokens=30) as gradients:
+        for unit in (make_units((7,)), make_units((7,) * 50)):
+            total = gradients.clipped_sum(unit).total
+            assert float(total.norm()) == pytest.approx(1e-4, rel=1e-5)
+
+
+def test_a_gradient_below_the_clipping_norm_is_left_as_it_is(
+    make_model: MakeModel, make_units: MakeUnits
+) -> None:
+    model, units = make_model(), make_units((7,))
+    with PrivateGradients(model, clip_norm=1e6) as gradients:
+        total = gradients.clipped_sum(units).total
+    torch.testing.assert_close(total, one_by_one(model, units[0]), rtol=1e-4, atol=1e-6)
+
+
+def test_nobody_drawn_sums_to_zero(make_model: MakeModel) -> None:
+    with PrivateGradients(make_model(), clip_norm=1.0) as gradients:
+        summed = gradients.clipped_sum([])
+    assert not summed.total.any()
+    assert math.isnan(summed.loss)
+
+
+@given(
+    norms=st.lists(st.floats(1e-30, 1e18), min_size=1, max_size=6),
+    clip_norm=st.floats(1e-6, 1e6),
+)
+@settings(deadline=None)
+def test_no_row_is_longer_than_the_clipping_norm(norms: list[float], clip_norm: float) -> None:
+    directions = torch.nn.functional.normalize(torch.randn(len(norms), 7), dim=1)
+    for index, norm in enumerate(norms):
+        row = (directions[index] * norm)[None]
+        total, _ = engine._clip_and_sum(row, clip_norm)
+        length = float(torch.linalg.vector_norm(total, dtype=torch.float64))
+        assert length <= clip_norm * (1 + 1e-5)
+        if norm <= clip_norm:
+            torch.testing.assert_close(total, row[0])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_unit_whose_gradient_is_not_finite_contributes_nothing(value: float) -> None:
+    rows = torch.tensor([[3.0, 4.0], [value, 1.0], [0.3, 0.4]])
+    total, _ = engine._clip_and_sum(rows, 1.0)
+    torch.testing.assert_close(total, torch.tensor([0.6 + 0.3, 0.8 + 0.4]))
+
+
+def test_the_adapters_dropout_is_drawn_and_the_bases_stays_off(
+    make_model: MakeModel, make_units: MakeUnits
+) -> None:
+    model, units = make_model(lora_dropout=0.5), make_units((9,), (9,))
+    with PrivateGradients(model, clip_norm=1e6) as gradients:
+        assert any(isinstance(m, nn.Dropout) and m.training for m in model.modules())
+        base_dropout = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Dropout) and ".lora_" not in name
+        ]
+        assert not any(module.training for module in base_dropout)
+        first, second = gradients.clipped_sum(units), gradients.clipped_sum(units)
+    assert not torch.equal(first.total, second.total)
+
+
+def test_closing_leaves_the_model_as_it_was(make_model: MakeModel, make_units: MakeUnits) -> None:
+    model = make_model()
+    before = {name: module.training for name, module in model.named_modules()}
+    with PrivateGradients(model, clip_norm=1.0) as gradients:
+        gradients.clipped_sum(make_units((5,)))
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# Noise.
+
+
+def released(model: nn.Module, units: list[list[Example]], **changes: float) -> Tensor:
+    numbers = {"noise_multiplier": 2.0, "denominator": 4.0, **changes}
+    with PrivateGradients(model, clip_norm=0.5) as gradients:
+        return gradients.release(gradients.clipped_sum(units), **numbers)
+
+
+def test_noise_has_the_stated_standard_deviation_also_when_nobody_was_drawn(
+    make_model: MakeModel,
+) -> None:
+    noise = torch.cat([released(make_model(), []) for _ in range(20)]).double()
+    # Standard deviation 2.0 * 0.5 / 4.0; five standard errors.
+    size = len(noise)
+    assert float(noise.std()) == pytest.approx(0.25, rel=5 / math.sqrt(2 * size))
+    assert abs(float(noise.mean())) < 5 * 0.25 / math.sqrt(size)
+
+
+def test_the_denominator_is_fixed_and_not_how_many_were_drawn(
+    make_model: MakeModel, make_units: MakeUnits
+) -> None:
+    model, units = make_model(), make_units((7,), (8,))
+    got = released(model, units, noise_multiplier=1e-9, denominator=10.0)
+    with PrivateGradients(model, clip_norm=0.5) as gradients:
+        summed = gradients.clipped_sum(units)
+    torch.testing.assert_close(got, summed.total / 10.0, rtol=1e-4, atol=1e-8)
+
+
+def test_two_releases_of_the_same_units_differ(
+    make_model: MakeModel, make_units: MakeUnits
+) -> None:
+    model, units = make_model(), make_units((7,))
+    assert not torch.equal(released(model, units), released(model, units))
+
+
+def test_seeding_every_generator_does_not_repeat_noise_or_draws() -> None:
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002  the global generator is what must not matter
+        drawn.append((draw_noise(8).tolist(), draw_units(500, 0.5)))
+    assert drawn[0] != drawn[1]
+    assert drawn[0][0] != drawn[1][0]
+
+
+def test_noise_is_normal() -> None:
+    noise = draw_noise(200_000)
+    assert noise.dtype == np.float64
+    assert abs(noise.mean()) < 0.012
+    assert noise.std() == pytest.approx(1, abs=0.008)
+    # Shares beyond one, two and three standard deviations, within five standard errors.
+    for bound, share in ((1, 0.31731), (2, 0.04550), (3, 0.0026998)):
+        error = math.sqrt(share * (1 - share) / len(noise))
+        assert np.mean(np.abs(noise) > bound) == pytest.approx(share, abs=5 * error)
+    assert len(np.unique(noise)) == len(noise)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_noise_has_the_size_that_was_asked_for(size: int) -> None:
+    assert draw_noise(size).shape == (size,)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": -1.0},
+        {"noise_multiplier": math.nan},
+        {"noise_multiplier": math.inf},
+        {"denominator": 0.0},
+        {"denominator": math.nan},
+    ],
+)
+def test_a_release_without_noise_or_denominator_is_refused(
+    make_model: MakeModel, changes: dict[str, float]
+) -> None:
+    with pytest.raises(ValueError, match="expected 0 <"):
+        released(make_model(), [], **changes)
+
+
+# Draws.
+
+
+def test_each_unit_is_drawn_with_the_sample_rate_independently() -> None:
+    counts = np.zeros(50)
+    sizes = []
+    for _ in range(2000):
+        drawn = draw_units(50, 0.3)
+        counts[drawn] += 1
+        sizes.append(len(drawn))
+    assert np.all(np.abs(counts / 2000 - 0.3) < 6 * math.sqrt(0.21 / 2000))
+    # A shuffled batch has a fixed size; independent draws vary as a binomial does.
+    assert np.var(sizes) == pytest.approx(50 * 0.21, rel=0.25)
+
+
+def test_a_sample_rate_of_one_draws_everybody() -> None:
+    assert draw_units(100, 1.0) == list(range(100))
+
+
+def test_a_tiny_sample_rate_draws_nobody_now_and_then() -> None:
+    assert [] in [draw_units(10, 0.001) for _ in range(20)]
+
+
+@pytest.mark.parametrize("sample_rate", [0.0, -0.1, 1.1, math.nan])
+def test_an_impossible_sample_rate_is_refused(sample_rate: float) -> None:
+    with pytest.raises(ValueError, match="sample_rate"):
+        draw_units(10, sample_rate)
+
+
+# Models that cannot be trained privately.
+
+
+def test_batch_normalisation_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    model.add_module("norm", nn.BatchNorm1d(4))
+    with pytest.raises(TrainingError, match="BatchNorm1d at norm"):
+        check_separable(model)
+
+
+@pytest.mark.parametrize("field", ["expert_capacity", "capacity_factor"])
+def test_a_capacity_limit_of_the_experts_is_refused(make_model: MakeModel, field: str) -> None:
+    model = make_model()
+    setattr(model.get_submodule("base_model.model").config, field, 64)
+    with pytest.raises(TrainingError, match=f"got {field}"):
+        check_separable(model)
+
+
+def test_a_trainable_tensor_beside_the_adapter_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    head = model.get_submodule("base_model.model.model.layers.0.self_attn.o_proj.base_layer")
+    head.requires_grad_(requires_grad=True)
+    with pytest.raises(TrainingError, match="the adapter only"):
+        check_separable(model)
+
+
+def test_a_trainable_tensor_of_another_layer_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    model.get_submodule("base_model.model.model.norm").requires_grad_(requires_grad=True)
+    with pytest.raises(TrainingError, match="float32 matrices of linear layers"):
+        check_separable(model)
+
+
+def test_an_adapter_in_bfloat16_is_refused(make_model: MakeModel) -> None:
+    with pytest.raises(TrainingError, match="float32"):
+        check_separable(make_model().bfloat16())
+
+
+def test_a_model_with_nothing_to_train_is_refused(make_model: MakeModel) -> None:
+    with pytest.raises(TrainingError, match="nothing trainable"):
+        check_separable(make_model().requires_grad_(requires_grad=False))
+
+
+def test_an_adapted_layer_that_takes_no_part_is_refused(
+    make_model: MakeModel, make_units: MakeUnits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    adapted = model.get_submodule("base_model.model.model.layers.1.self_attn.o_proj")
+    monkeypatch.setattr(adapted, "forward", adapted.get_submodule("base_layer").forward)
+    with (
+        PrivateGradients(model, clip_norm=1.0) as gradients,
+        pytest.raises(TrainingError, match="one gradient an example"),
+    ):
+        gradients.clipped_sum(make_units((5,)))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.inf, math.nan])
+def test_an_impossible_clipping_norm_is_refused(make_model: MakeModel, clip_norm: float) -> None:
+    with pytest.raises(ValueError, match="clip_norm"):
+        PrivateGradients(make_model(), clip_norm=clip_norm)
