@@ -12,6 +12,7 @@ from pathlib import Path
 
 import rfc8785
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -157,7 +158,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UnusableBaseError(
             f"expected config.json of a family that transformers knows in {folder}, got: {error}",
             hint="bases that need code of their own are not loaded",

@@ -100,7 +100,9 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if not text:
         return []
     # A record that spells `<|eos|>` means these characters, not the end of the text.
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    ids: list[int] = tokenizer.encode(
+        text, add_special_tokens=False, split_special_tokens=True, verbose=False
+    )
     return ids
 
 
