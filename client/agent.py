@@ -21,6 +21,7 @@ contract test imports each.
 
 import json
 import logging
+import re
 import secrets
 import struct
 import sys
@@ -79,6 +80,7 @@ MAX_OBJECTS: Final = 256
 MAX_INSTRUCTION_BYTES: Final = 1024 * 1024 * 1024
 REFUSED_CODE: Final = 1
 _HEADER: Final = struct.Struct("!Q")
+_GROUP: Final = re.compile(r"[0-9]{1,9}")
 
 # Flower's protobuf classes carry no types that a checker could use.
 Proto = Any
@@ -117,9 +119,9 @@ class Link:
         """Plans that are offered to this site or run with it."""
         return [RunPlan.parse(text.encode()) for text in self._door("Plans", b"{}")["plans"]]
 
-    def append(self, line: bytes) -> Mapping[str, Any]:
-        """Put an entry into the log; returns its receipt."""
-        return self._door("Append", line)
+    def append(self, lines: Sequence[bytes]) -> list[int]:
+        """Put entries into the log, in their order; returns their places in it."""
+        return [int(index) for index in self._door("Append", b"\n".join(lines))["indices"]]
 
     def activate(self, public_key: bytes) -> None:
         """Come online as this site's node."""
@@ -151,7 +153,11 @@ class Link:
         )
 
     def pull(self) -> tuple[Message, int] | None:
-        """The next instruction and its size in bytes; None when there is none for a while."""
+        """The next instruction and its size in bytes; None when there is none for a while.
+
+        Objects that make no message come back as one without records, so that it is refused and
+        answered like any other that breaks a rule.
+        """
         self._pulling = self._fleet.PullMessages.future(
             fleet_pb2.PullMessagesRequest(node=self._node), timeout=PULL_S
         )
@@ -161,7 +167,13 @@ class Link:
             return None
         if not answer.messages_list:
             return None
-        announced, tree = answer.messages_list[0], answer.message_object_trees[0]
+        try:
+            announced, tree = answer.messages_list[0], answer.message_object_trees[0]
+            bare = message_from_proto(announced)
+        except wire.UNREADABLE as error:
+            raise ConfigError(
+                f"expected an announced instruction, got {type(error).__name__}"
+            ) from None
         object_ids = [node.object_id for node in iterate_object_tree(tree)]
         if len(object_ids) > MAX_OBJECTS:
             raise ConfigError(
@@ -188,12 +200,10 @@ class Link:
         )
         try:
             message = inflate_object_from_contents(tree.object_id, contents)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"expected the objects of a message, got {type(error).__name__}"
-            ) from None
+        except wire.UNREADABLE:
+            return bare, num_bytes
         if not isinstance(message, Message):
-            raise ConfigError("expected the objects of a message")
+            return bare, num_bytes
         message.metadata.__dict__["_message_id"] = announced.metadata.message_id
         return message, num_bytes
 
@@ -355,6 +365,9 @@ class Agent:
         while not ended.wait(HEARTBEAT_S):
             try:
                 link.heartbeat()
+            except TransportError:
+                # The main loop may be training for long, and the line be back before it looks.
+                continue
             except FederationError:
                 # The main loop meets the same fault on its next call, and deals with it.
                 return
@@ -445,13 +458,18 @@ class Agent:
         signed = wire.write_reply(wire.sign_reply(reply, self._key), plan)
         # What leaves is what was checked: the records are written anew, not passed through.
         kept = recorddict_to_proto(signed).SerializeToString(deterministic=True)
+        if len(kept) > plan.exits.max_update_bytes:
+            raise ReplyRefusedError(
+                "byte-bound",
+                f"expected at most {plan.exits.max_update_bytes} bytes, got {len(kept)}",
+            )
         if instruction.kind == "evaluate":
             self._keep_results(plan, local)
         self._journal.put(
             plan.digest, instruction.kind, instruction.server_round, reply.update_digest, kept
         )
 
-    def _reserve(self, plan: RunPlan, server_round: int) -> None:
+    def _reserve(self, plan: RunPlan, server_round: int) -> Reservation:
         """Reserve the round in the ledger and say so, before a record is read.
 
         Raises:
@@ -474,6 +492,7 @@ class Agent:
             self._journal.record(
                 Event.BUDGET_RESERVED, {"plan": plan.digest}, **self._spend(plan, reservation)
             )
+        return reservation
 
     def _spend(self, plan: RunPlan, reservation: Reservation) -> dict[str, object]:
         """A reservation as an entry says it."""
@@ -518,7 +537,7 @@ class Agent:
                 )
             return
         if not self._ledger.is_committed(plan.digest, plan.run_id, server_round):
-            reservation = self._ledger.reserve(plan, plan.run_id, server_round)
+            reservation = self._reserve(plan, server_round)
             reserved = self._journal.find(Event.BUDGET_RESERVED, plan.digest, server_round)
             if reserved is None:
                 raise ConfigError("expected an entry of the reservation, got none")
@@ -550,7 +569,7 @@ class Agent:
         """Have the child do the work; returns what stays here, and the records that may leave.
 
         Raises:
-          ReplyRefusedError: Rule `deadline` or `training-failed`.
+          ReplyRefusedError: Rule `deadline`, `stopped`, `training-failed` or `malformed`.
         """
         header = json.dumps(
             {
@@ -574,17 +593,26 @@ class Agent:
             answer = self._worker.call(
                 request, timeout_s=limit_s, on_progress=lambda progress: self._tell(**progress)
             )
-        except WorkerTimeoutError as error:
-            self._tell(state="connected", stage="failed", reason=str(error))
-            raise ReplyRefusedError("deadline", str(error)) from error
         except TrainingError as error:
+            rule = "deadline" if isinstance(error, WorkerTimeoutError) else "training-failed"
+            if self._stopping.is_set():
+                rule = "stopped"
             self._tell(state="connected", stage="failed", reason=str(error))
-            raise ReplyRefusedError("training-failed", str(error)) from error
-        (size,) = _HEADER.unpack(answer[: _HEADER.size])
-        local = json.loads(answer[_HEADER.size : _HEADER.size + size])
-        proto = message_pb2.Message.FromString(answer[_HEADER.size + size :])
-        self._note_start(plan, local)
-        return local, recorddict_from_proto(proto.content)
+            raise ReplyRefusedError(rule, str(error)) from error
+        try:
+            (size,) = _HEADER.unpack(answer[: _HEADER.size])
+            local = dict(json.loads(answer[_HEADER.size : _HEADER.size + size]))
+            proto = message_pb2.Message.FromString(answer[_HEADER.size + size :])
+            content = recorddict_from_proto(proto.content)
+            if instruction.kind == "evaluate":
+                local["results"] = dict(local["results"])
+            self._note_start(plan, local)
+        except (*wire.UNREADABLE, struct.error) as error:
+            # Its text may be a record's.
+            raise ReplyRefusedError(
+                "malformed", f"expected a reply of the ClientApp, got {type(error).__name__}"
+            ) from None
+        return local, content
 
     def _note_start(self, plan: RunPlan, local: Mapping[str, Any]) -> None:
         """Say once a child that it masked the records and passed its self-test."""
@@ -627,7 +655,7 @@ class Agent:
             event,
             {} if plan is None else {"plan": plan.digest},
             rule=rule,
-            server_round=int(group) if group.isascii() and group.isdigit() else 0,
+            server_round=int(group) if _GROUP.fullmatch(group) else 0,
         )
         self._tell(state="connected", stage="refused", rule=rule)
         self._journal.flush(link.append)

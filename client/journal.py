@@ -13,7 +13,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,8 @@ from privacy.errors import ConfigError
 from privacy.pki.identity import SigningKey
 from privacy.plan import RunPlan
 
+# Half of what the coordinator takes in one call; an entry alone may be larger.
+MAX_BATCH_BYTES = 2 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS decision (
   plan_digest TEXT PRIMARY KEY,
@@ -167,21 +169,22 @@ class Journal:
                 ),
             )
 
-    def flush(self, send: Callable[[bytes], Mapping[str, object]]) -> int:
+    def flush(self, send: Callable[[Sequence[bytes]], Sequence[int]]) -> int:
         """Send every entry that the log does not hold yet, in order; returns how many.
 
-        `send` returns the coordinator's receipt. A crash between sending and marking sends the
-        entry again, and the log answers with the receipt that it gave before.
+        `send` returns the entries' places in the log. A crash between sending and marking sends
+        them again, and the log answers with the places that it gave before.
         """
         with self._guarded():
             rows = self._connection.execute(
                 "SELECT sequence, line FROM entry WHERE log_index IS NULL ORDER BY sequence"
             ).fetchall()
-        for sequence, line in rows:
-            index = int(str(send(line)["index"]))
-            with self._guarded():
-                self._connection.execute(
-                    "UPDATE entry SET log_index = ? WHERE sequence = ?", (index, sequence)
+        for batch in _batches([(sequence, bytes(line)) for sequence, line in rows]):
+            indices = send([line for _, line in batch])
+            with self._guarded(), self._transaction():
+                self._connection.executemany(
+                    "UPDATE entry SET log_index = ? WHERE sequence = ?",
+                    [(i, sequence) for i, (sequence, _) in zip(indices, batch, strict=True)],
                 )
         return len(rows)
 
@@ -321,6 +324,20 @@ class Journal:
                     f"cannot use {self._path}: {error}",
                     hint="restore the site's journal from a copy; without it nothing leaves",
                 ) from error
+
+
+def _batches(rows: list[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """The rows in their order, as many together as one call may carry."""
+    batch: list[tuple[int, bytes]] = []
+    num_bytes = 0
+    for sequence, line in rows:
+        num_bytes += len(line) + 1
+        if batch and num_bytes > MAX_BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], len(line) + 1
+        batch.append((sequence, line))
+    if batch:
+        yield batch
 
 
 def _now() -> str:

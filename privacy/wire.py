@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 import rfc8785
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from google.protobuf.message import DecodeError
 
 from model.config import TensorSpec
 from model.tensors import manifest, packed_digest, packed_size
@@ -39,6 +40,16 @@ NO_UPDATE = "sha256:" + "0" * 64
 # An .npy header is 128 bytes for a vector; more means that something else came along.
 _ARRAY_OVERHEAD_BYTES = 256
 _SIGNING_CONTEXT = b"cloister reply v1\n"
+# What Flower and protobuf raise for bytes of the other side that make no message.
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+    DecodeError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

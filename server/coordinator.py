@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +24,17 @@ from flwr.serverapp import ServerApp
 
 from model.tensors import Packed
 from privacy import wire
-from privacy.audit.entry import Event, format_time, make_entry, parse_entry
+from privacy.audit.entry import Entry, Event, format_time, make_entry, parse_entry
 from privacy.audit.keys import PartyKey, Role
-from privacy.audit.log import Log
-from privacy.errors import ConfigError, FederationError, VerificationError
+from privacy.audit.log import Log, Receipt, check_sequence, check_signer
+from privacy.audit.verify import Rules
+from privacy.dp import calibrate
+from privacy.errors import ConfigError, FederationError, ReplyRefusedError, VerificationError
 from privacy.pki.identity import SigningKey
 from privacy.plan import RunPlan
 from privacy.version import VERSION
 from server.config import FederationConfig
-from server.engine import Engine
+from server.engine import Engine, EngineGrid, StoppedError
 from server.registry import Registry
 from server.roster import Enrolment, Roster
 from server.runs import RoundResult, Run, RunState, RunStore
@@ -42,16 +44,75 @@ PARTY = "coordinator"
 CONTROL_SERVICE = "cloister.Control"
 # Refused calls of one peer and rule are written to the log this often; each is counted.
 REFUSAL_LOG_S = 60.0
+# The first round waits this long for approved sites that are not connected: after a restart of the
+# coordinator they come back one by one.
+REJOIN_S = 20.0
+# Releases of more kinds than this are recomputed by auditors only: each kind takes time, and a
+# site chooses how many it claims.
+MAX_RECOMPUTED_KINDS = 64
 
 
 class Evidence:
-    """The coordinator's entries, each signed and in the log before the call returns."""
+    """The log as the coordinator keeps it: each entry checked and on disk before the call returns.
+
+    An entry that does not follow from the earlier ones is refused, whoever signed it: an auditor
+    stops at the first wrong entry, so one site's lie would hide everything after it.
+    """
 
     def __init__(self, config: FederationConfig, key: SigningKey) -> None:
         self._key = key
-        self._lock = threading.Lock()
+        # Whoever holds it keeps every other entry out.
+        self.lock = threading.RLock()
         own = PartyKey(party=PARTY, role=Role.COORDINATOR, public_key=key.public_key)
         self.log = Log(config.log_folder, key, f"cloister/{config.name}", [own])
+        self._rules = Rules(self.log.keys, calibrate.epsilon)
+        self._sent: dict[tuple[str, int, str], str] = {}
+        try:
+            for index, line in enumerate(self.log.lines()):
+                self._follow(parse_entry(line), index, recompute=False)
+        except BaseException:
+            self.log.close()
+            raise
+
+    def _follow(self, entry: Entry, index: int, *, recompute: bool) -> None:
+        """Check an entry against all earlier ones, and remember what it allows."""
+        self._rules.check(entry, index, recompute=recompute)
+        if entry.event is Event.UPDATE_SENT:
+            place = (entry.subjects["plan"], entry.predicate["server_round"], entry.party)
+            self._sent[place] = entry.subjects["update"]
+
+    def sent_update(self, plan_digest: str, server_round: int, site: str) -> str | None:
+        """Digest of the update that a site says it sent in a round, None before it says so."""
+        with self.lock:
+            return self._sent.get((plan_digest, server_round, site))
+
+    def extend(self, lines: Sequence[bytes]) -> list[Receipt]:
+        """Append entries durably, under one checkpoint, and return their receipts.
+
+        Raises:
+          VerificationError: One is malformed, not its signer's, out of order, or does not follow.
+            Those before it were kept: their sender sends them again and gets their receipts.
+        """
+        problem: VerificationError | None = None
+        with self.lock:
+            sequences, good, size = self.log.sequences(), [], self.log.size
+            for line in lines:
+                if not self.log.holds(line) and line not in good:
+                    try:
+                        entry = parse_entry(line)
+                        check_signer(entry, self.log.keys)
+                        check_sequence(entry, sequences)
+                        kinds = len(entry.predicate.get("prior", ()))
+                        self._follow(entry, size, recompute=kinds <= MAX_RECOMPUTED_KINDS)
+                    except VerificationError as error:
+                        problem = error
+                        break
+                    size += 1
+                good.append(line)
+            receipts = self.log.extend(good) if good else []
+        if problem is not None:
+            raise problem
+        return receipts
 
     def record(
         self,
@@ -60,7 +121,7 @@ class Evidence:
         **fields: object,
     ) -> None:
         """Sign one entry and append it durably."""
-        with self._lock:
+        with self.lock:
             line = make_entry(
                 self._key,
                 PARTY,
@@ -70,7 +131,7 @@ class Evidence:
                 subjects=subjects,
                 predicate=fields,
             )
-            self.log.append(line)
+            self.extend([line])
 
     def enrolled(self, enrolment: Enrolment) -> None:
         """A site was let in: its key signs from now on."""
@@ -99,14 +160,16 @@ class _Rounds:
         store: RunStore,
         registry: Registry,
         evidence: Evidence,
+        roster: Roster,
         changed: Callable[[], None],
     ) -> None:
         self._plan = plan
+        self._roster = roster
         self._store = store
         self._registry = registry
         self._evidence = evidence
         self._changed = changed
-        self._accepted: set[tuple[int, str]] = set()
+        self._accepted: dict[tuple[int, str], str] = {}
         self._over: dict[int, str | None] = {}
         self.started = False
         self.evaluated_sites: list[str] = []
@@ -122,7 +185,8 @@ class _Rounds:
             if entry.event is Event.RUN_STARTED:
                 self.started = True
             if entry.event is Event.UPDATE_ACCEPTED:
-                self._accepted.add((entry.predicate["server_round"], entry.predicate["site"]))
+                place = (entry.predicate["server_round"], entry.predicate["site"])
+                self._accepted[place] = entry.subjects["update"]
             if entry.event in (Event.ADAPTER_RELEASED, Event.ROUND_FAILED):
                 server_round = entry.predicate["server_round"]
                 self._over[server_round] = entry.subjects.get("adapter")
@@ -151,18 +215,31 @@ class _Rounds:
 
     def accepted(self, server_round: int, site: str, reply: wire.Reply, num_bytes: int) -> None:
         """See `server.strategy.RoundLog`."""
-        # After a crash a site sends the same update again; the log has it once.
-        if (server_round, site) in self._accepted:
-            return
-        self._accepted.add((server_round, site))
-        self._evidence.record(
-            Event.UPDATE_ACCEPTED,
-            {"plan": self._plan.digest, "update": reply.update_digest},
-            run_id=self._plan.run_id,
-            server_round=server_round,
-            site=site,
-            update_bytes=num_bytes,
-        )
+        plan, update = self._plan.digest, reply.update_digest
+        # The roster is asked under the lock: a revocation is written there first and into the log
+        # second, so no acceptance can come after its entry.
+        with self._evidence.lock:
+            if self._roster.active_site(site) is None:
+                raise ReplyRefusedError("revoked", f"expected a site on the roster, got {site}")
+            if self._evidence.sent_update(plan, server_round, site) != update:
+                raise ReplyRefusedError(
+                    "unlogged-update", f"expected {site} to log its update before it sends it"
+                )
+            # After a crash a site sends the same update again; the log has it once.
+            earlier = self._accepted.get((server_round, site), update)
+            if earlier != update:
+                raise ReplyRefusedError("second-update", f"expected one update of {site} a round")
+            if (server_round, site) in self._accepted:
+                return
+            self._evidence.record(
+                Event.UPDATE_ACCEPTED,
+                {"plan": plan, "update": update},
+                run_id=self._plan.run_id,
+                server_round=server_round,
+                site=site,
+                update_bytes=num_bytes,
+            )
+            self._accepted[server_round, site] = update
         self._changed()
 
     def rejected(self, server_round: int, site: str, rule: str) -> None:
@@ -209,6 +286,27 @@ class _Rounds:
         """See `server.strategy.RoundLog`."""
         self.evaluated_sites.append(site)
         self._changed()
+
+
+class _SigningKeys(Mapping[str, bytes]):
+    """Signing keys of the plan's sites that are on the roster now."""
+
+    def __init__(self, plan: RunPlan, roster: Roster) -> None:
+        self._plan = plan
+        self._roster = roster
+
+    def __getitem__(self, site: str) -> bytes:
+        enrolment = self._roster.active_site(site)
+        if enrolment is None:
+            raise KeyError(site)
+        return enrolment.signing_key
+
+    def __iter__(self) -> Iterator[str]:
+        names = (share.name for share in self._plan.sites)
+        return (name for name in names if self._roster.active_site(name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class Coordinator:
@@ -259,9 +357,10 @@ class Coordinator:
         try:
             ready(self.port)
             while not self._stopping.is_set():
+                version = self._version
                 run = self._next_run()
                 if run is None:
-                    self._wait_for_change(1.0)
+                    self._wait_for_change(1.0, version)
                 else:
                     self._execute(run)
         finally:
@@ -285,9 +384,11 @@ class Coordinator:
             self._version += 1
             self._changed.notify_all()
 
-    def _wait_for_change(self, timeout_s: float) -> None:
+    def _wait_for_change(self, timeout_s: float, version: int) -> None:
+        """Wait until something is newer than `version`, read before what was decided upon."""
         with self._changed:
-            self._changed.wait(timeout_s)
+            if self._version == version:
+                self._changed.wait(timeout_s)
 
     # -- runs ----------------------------------------------------------------------------------
 
@@ -325,20 +426,37 @@ class Coordinator:
                 nodes[self.engine.node_of(enrolment.node_key)] = share.name
         return nodes
 
-    def _await_participants(self, plan: RunPlan) -> dict[int, str]:
-        """The participants, once they are enough for the quorum or the round's deadline passed."""
-        deadline = time.monotonic() + plan.rounds.deadline_s
+    def _await_participants(self, plan: RunPlan, grid: EngineGrid, wait_s: float) -> dict[int, str]:
+        """The participants: all that could take part, or the quorum after `wait_s`, or whoever is
+        there after the round's deadline.
+        """
+        began = time.monotonic()
         while True:
+            version = self._version
             nodes = self._participants(plan)
-            enough = len(nodes) >= plan.rounds.min_sites
-            if enough or time.monotonic() >= deadline or self._stopping.is_set():
+            waited_s = time.monotonic() - began
+            if len(nodes) >= plan.rounds.min_sites and (
+                waited_s >= wait_s or len(nodes) == self._num_expected(plan)
+            ):
                 return nodes
-            self._wait_for_change(1.0)
+            if waited_s >= plan.rounds.deadline_s or grid.is_stopped:
+                return nodes
+            self._wait_for_change(1.0, version)
+
+    def _num_expected(self, plan: RunPlan) -> int:
+        """How many sites approved the plan and are not revoked."""
+        approved = self.runs.get(plan.digest).approved
+        return sum(
+            share.name in approved and self.roster.active_site(share.name) is not None
+            for share in plan.sites
+        )
 
     def _execute(self, run: Run) -> None:
         """Run a plan's rounds from the first that is not over, to the end or to `stop`."""
         plan = run.plan
-        rounds = _Rounds(plan, self.runs, self.registry, self.evidence, self._notify)
+        rounds = _Rounds(
+            plan, self.runs, self.registry, self.evidence, self.roster, self._notify
+        )
         with self.engine.open_run(
             run.flower_run_id,
             lambda: self._participants(plan),
@@ -346,14 +464,21 @@ class Coordinator:
         ) as grid:
             if not rounds.started:
                 self.evidence.record(Event.RUN_STARTED, {"plan": plan.digest}, run_id=plan.run_id)
-            self.runs.begin(plan.digest, grid.run.run_id)
             self._current = (plan.digest, grid, rounds)
+            self.runs.begin(plan.digest, grid.run.run_id)
+            if self._stopping.is_set() or self.runs.get(plan.digest).state is RunState.STOPPED:
+                grid.stop()
             self._notify()
+            wait_s = [REJOIN_S]
+
+            def participants() -> dict[int, str]:
+                return self._await_participants(plan, grid, wait_s.pop() if wait_s else 0.0)
+
             app = self._build_app(
                 plan=plan,
                 initial=self.registry.load(plan.initial_adapter, plan),
-                participants=lambda: self._await_participants(plan),
-                keys=self._keys(plan),
+                participants=participants,
+                keys=_SigningKeys(plan, self.roster),
                 rounds=rounds,
             )
             context = Context(
@@ -363,17 +488,19 @@ class Coordinator:
                 state=RecordDict(),
                 run_config={},
             )
+            ending, reason = RunState.FINISHED, ""
             try:
                 app(grid, context)
+            except StoppedError as error:
+                # Of the coordinator: the run goes on at the next start. Of the run: for good.
+                if self.runs.get(plan.digest).state is RunState.RUNNING:
+                    return
+                ending, reason = RunState.STOPPED, str(error)
             except FederationError as error:
-                self._end(plan, RunState.FAILED, str(error), grid.run.run_id)
-                return
+                ending, reason = RunState.FAILED, str(error)
             finally:
                 self._current = None
-        if self._stopping.is_set():
-            return
-        if self.runs.get(plan.digest).state is RunState.RUNNING:
-            self._end(plan, RunState.FINISHED, "", grid.run.run_id)
+        self._end(plan, ending, reason, grid.run.run_id)
 
     def _end(self, plan: RunPlan, state: RunState, reason: str, flower_run_id: int) -> None:
         run = self.runs.get(plan.digest)
@@ -387,10 +514,6 @@ class Coordinator:
         self.runs.end(plan.digest, state, reason)
         self.engine.end_run(flower_run_id, completed=state is RunState.FINISHED)
         self._notify()
-
-    def _keys(self, plan: RunPlan) -> dict[str, bytes]:
-        active = {e.site: e.signing_key for e in self.roster.list() if e.active}
-        return {share.name: active[share.name] for share in plan.sites if share.name in active}
 
     # -- the door (called by the engine, for an authenticated site) ------------------------------
 
@@ -412,27 +535,29 @@ class Coordinator:
             and any(share.name == site for share in run.plan.sites)
         ]
 
-    def append(self, site: str, envelope: bytes) -> Mapping[str, object]:
+    def append(self, site: str, lines: list[bytes]) -> Mapping[str, object]:
         """See `server.engine.Door`.
 
         Raises:
-          VerificationError: Malformed, not signed by this site, or out of order.
+          VerificationError: Malformed, not signed by this site, out of order, or not following
+            from the log so far.
         """
-        entry = parse_entry(envelope)
-        enrolment = self.roster.active_site(site)
-        if entry.party != site or enrolment is None:
-            raise VerificationError(f"expected an entry of {site}, got one of {entry.party}")
-        receipt = self.evidence.log.append(envelope)
-        if entry.event in (Event.PLAN_APPROVED, Event.PLAN_REFUSED):
-            self.runs.decide(
-                entry.subjects["plan"], site, approved=entry.event is Event.PLAN_APPROVED
-            )
-        self._notify()
+        entries = [parse_entry(line) for line in lines]
+        for entry in entries:
+            if entry.party != site:
+                raise VerificationError(f"expected an entry of {site}, got one of {entry.party}")
+        receipts = self.evidence.extend(lines)
+        for entry in entries:
+            if entry.event in (Event.PLAN_APPROVED, Event.PLAN_REFUSED):
+                approved = entry.event is Event.PLAN_APPROVED
+                self.runs.decide(entry.subjects["plan"], site, approved=approved)
+                self._notify()
+        last = receipts[-1]
         return {
-            "index": receipt.index,
-            "size": receipt.size,
-            "root": receipt.root.hex(),
-            "checkpoint": receipt.checkpoint,
+            "indices": [receipt.index for receipt in receipts],
+            "size": last.size,
+            "root": last.root.hex(),
+            "checkpoint": last.checkpoint,
         }
 
     def connected(self) -> None:
@@ -495,6 +620,7 @@ class Coordinator:
                     hint="cloister-coordinator status lists the sites that are enrolled",
                 )
         self.registry.load(plan.initial_adapter, plan)
+        calibrate.check_mechanism(plan.mechanism, plan.rounds.num_rounds)
         self._waits[plan.digest] = float(request.get("wait_s", 60.0))
         if not self.runs.knows(plan):
             # The entry first: a site may decide on the plan as soon as it is offered, and a
@@ -536,7 +662,7 @@ class Coordinator:
         run = self.runs.get(digest)
         if run.state not in (RunState.OFFERED, RunState.RUNNING):
             raise ConfigError(f"expected a run that is offered or running, got one {run.state}")
-        self.runs.end(digest, RunState.STOPPED, "stopped by the coordinator")
+        self.runs.end(digest, RunState.STOPPED, "the run was stopped")
         current = self._current
         if current is not None and current[0] == digest:
             current[1].stop()

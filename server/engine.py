@@ -51,11 +51,12 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
 from flwr.supercore.run import Run
+from flwr.supercore.sql_mixin import SqlMixin
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.servicer.fleet import fleet_handlers
 
-from privacy import transit
+from privacy import transit, wire
 from privacy.errors import FederationError, WireError
 from server.roster import Roster
 
@@ -71,6 +72,10 @@ ROSTER_CHECK_S = 1.0
 TASK_HEARTBEAT_S = 10.0
 SMALL_REQUEST_BYTES = 64 * 1024
 MAX_OBJECTS_PER_MESSAGE = 256
+# A site that lost the line announces its reply again; more often than this is none of ours.
+MAX_ANNOUNCEMENTS = 16
+# Entries of one round go together; one entry is at most 2 MB.
+MAX_APPEND_BYTES = 4 * 1024 * 1024
 _OBJECT_OVERHEAD_BYTES = 64 * 1024
 
 
@@ -83,8 +88,8 @@ class Door(Protocol):
     def plans(self, site: str) -> list[str]:
         """Canonical texts of the plans that await this site's decision or run."""
 
-    def append(self, site: str, envelope: bytes) -> Mapping[str, object]:
-        """Append a signed entry of the site to the log and return its receipt."""
+    def append(self, site: str, lines: list[bytes]) -> Mapping[str, object]:
+        """Append signed entries of the site to the log, all or none, and return the receipt."""
 
     def connected(self) -> None:
         """A site has come online."""
@@ -113,17 +118,28 @@ class _Outstanding:
     message_type: str
     group_id: str
     ids: set[str] = field(default_factory=set)
+    num_announced: int = 0
+    is_complete: bool = False
+
+
+class StoppedError(FederationError):
+    """The run was stopped while it waited for sites; no round ends by this."""
 
 
 class Refused(Exception):  # noqa: N818
     """A call breaks a rule of this file; the status goes to the caller, the rule to the log."""
 
     def __init__(
-        self, rule: str, code: grpc.StatusCode = grpc.StatusCode.PERMISSION_DENIED
+        self,
+        rule: str,
+        code: grpc.StatusCode = grpc.StatusCode.PERMISSION_DENIED,
+        *,
+        site: str = "",
     ) -> None:
         super().__init__(rule)
         self.rule = rule
         self.code = code
+        self.site = site
 
 
 class Engine:
@@ -150,11 +166,14 @@ class Engine:
         objects = ObjectStoreFactory(str(database))
         factory = LinkStateFactory(str(database), NoOpFederationManager(), objects)
         self.state: LinkState = factory.state()
+        if not isinstance(self.state, SqlMixin):
+            raise FederationError("expected Flower's state in SQLite")
+        self._session = self.state.session
         self.store = objects.store()
         self._lock = threading.RLock()
-        # An instruction is visible to its node from the first of several writes on; this lock
-        # keeps the node from claiming it before the last.
-        self._exchange = threading.Lock()
+        # Flower's calls write even where they read. Two writers at once would wait for each other
+        # in SQLite's sleeps of up to 100 ms, so they queue here.
+        self._writing = threading.RLock()
         self._wake: dict[int, threading.Condition] = {}
         self._sessions: dict[str, _PushSession] = {}
         self._pulled: dict[int, dict[str, set[str]]] = {}
@@ -224,13 +243,13 @@ class Engine:
             handlers[f"/{FLEET_SERVICE}/{name}"] = self._guarded(
                 lambda raw, t=request_type: t.FromString(raw), behaviour, limit, _serialize_proto
             )
-        for name, behaviour in (
-            ("Hello", self._hello),
-            ("Plans", self._plans),
-            ("Append", self._append),
+        for name, behaviour, limit in (
+            ("Hello", self._hello, _small),
+            ("Plans", self._plans, _small),
+            ("Append", self._append, lambda: MAX_APPEND_BYTES),
         ):
             handlers[f"/{DOOR_SERVICE}/{name}"] = self._guarded(
-                bytes, behaviour, _small, _serialize_json
+                bytes, behaviour, limit, _serialize_json
             )
         return _Handlers(handlers)
 
@@ -257,12 +276,16 @@ class Engine:
                     raise Refused("malformed", grpc.StatusCode.INVALID_ARGUMENT) from error
                 return serialize(behaviour(request, site, public_key, context))
             except Refused as refusal:
-                self._door.refused(site or context.peer(), refusal.rule)
+                self._door.refused(site or refusal.site or _host(context.peer()), refusal.rule)
                 context.abort(refusal.code, refusal.rule)
             except FederationError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except FlowerError as error:
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"flower-{int(error.code)}")
+            except (ValueError, KeyError, TypeError) as error:
+                # A field that Flower cannot use. gRPC would tell the caller the exception's text.
+                self._door.refused(site, "malformed")
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, type(error).__name__)
             raise AssertionError("unreachable: abort raises")
 
         return grpc.unary_unary_rpc_method_handler(call)
@@ -284,7 +307,7 @@ class Engine:
         if enrolment is None:
             raise Refused("not-enrolled", grpc.StatusCode.UNAUTHENTICATED)
         if not enrolment.active:
-            raise Refused("revoked", grpc.StatusCode.UNAUTHENTICATED)
+            raise Refused("revoked", grpc.StatusCode.UNAUTHENTICATED, site=enrolment.site)
         return enrolment.site
 
     def _own_node(self, node_id: int, public_key: bytes) -> int:
@@ -299,9 +322,19 @@ class Engine:
     # -- Flower's Fleet service
     # ----------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the block's writes to Flower's state, or none; one writer at a time.
+
+        An instruction is visible to its node from the first of several writes on; so its node
+        cannot claim it before the last either.
+        """
+        with self._writing, self._session():
+            yield
+
     def node_of(self, public_key: bytes) -> int:
         """The Flower node of a certificate's key, made when it is first asked for."""
-        with self._lock:
+        with self._transaction():
             node_id = self.state.get_node_id_by_public_key(public_key)
             if node_id is None:
                 node_id = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0)
@@ -318,8 +351,9 @@ class Engine:
         node_id = self.node_of(public_key)
         # A site that was killed is still online here; mutual TLS says it is the same one, so it
         # need not wait.
-        self.state.deactivate_node(node_id)
-        response = fleet_handlers.activate_node(request, self.state)
+        with self._transaction():
+            self.state.deactivate_node(node_id)
+            response = fleet_handlers.activate_node(request, self.state)
         with self._lock:
             self._pulled.pop(node_id, None)
         if self._grid is not None:
@@ -329,11 +363,13 @@ class Engine:
 
     def _deactivate(self, request: Proto, site: str, public_key: bytes, _context: Proto) -> Proto:
         self._own_node(request.node_id, public_key)
-        return fleet_handlers.deactivate_node(request, self.state)
+        with self._transaction():
+            return fleet_handlers.deactivate_node(request, self.state)
 
     def _heartbeat(self, request: Proto, site: str, public_key: bytes, _context: Proto) -> Proto:
         self._own_node(request.node.node_id, public_key)
-        return fleet_handlers.send_node_heartbeat(request, self.state)
+        with self._transaction():
+            return fleet_handlers.send_node_heartbeat(request, self.state)
 
     def _condition(self, node_id: int) -> threading.Condition:
         with self._lock:
@@ -350,7 +386,7 @@ class Engine:
         deadline = time.monotonic() + LONG_POLL_S
         while True:
             with condition:
-                with self._exchange:
+                with self._transaction():
                     response = fleet_handlers.pull_messages(request, self.state, self.store)
                 left = deadline - time.monotonic()
                 if (
@@ -378,14 +414,20 @@ class Engine:
             addressed = set().union(*self._pulled.get(node_id, {}).values())
         if request.object_id not in addressed:
             raise Refused("another-sites-object")
-        return fleet_handlers.pull_object(request, self.state)
+        content = self.state.get_object(request.run_id, request.object_id)
+        return message_pb2.PullObjectResponse(
+            object_found=content is not None,
+            object_available=bool(content),
+            object_content=content or b"",
+        )
 
     def _confirm(self, request: Proto, site: str, public_key: bytes, _context: Proto) -> Proto:
         node_id = self._own_node(request.node.node_id, public_key)
         with self._lock:
             if self._pulled.get(node_id, {}).pop(request.message_object_id, None) is None:
                 raise Refused("another-sites-object")
-        return fleet_handlers.confirm_message_received(request, self.state, self.store)
+        with self._transaction():
+            return fleet_handlers.confirm_message_received(request, self.state, self.store)
 
     def _push_messages(
         self, request: Proto, site: str, public_key: bytes, _context: Proto
@@ -400,7 +442,8 @@ class Engine:
         metadata = announced.metadata
         if metadata.src_node_id != node_id:
             raise Refused("another-sites-node")
-        if self._grid is None or not self._grid.awaits(metadata.reply_to_message_id, node_id):
+        grid = self._grid
+        if grid is None or not grid.awaits(metadata.reply_to_message_id, node_id):
             raise Refused("unasked-reply", grpc.StatusCode.FAILED_PRECONDITION)
         object_ids = [t.object_id for t in iterate_object_tree(tree)]
         if len(object_ids) > MAX_OBJECTS_PER_MESSAGE or tree.object_id != metadata.message_id:
@@ -410,7 +453,10 @@ class Engine:
         if not announced.HasField("error"):
             announced.content.Clear()
             announced.content.SetInParent()
-        response = fleet_handlers.push_messages(request, self.state)
+        if not grid.may_announce(metadata.reply_to_message_id):
+            raise Refused("too-many-replies", grpc.StatusCode.RESOURCE_EXHAUSTED)
+        with self._transaction():
+            response = fleet_handlers.push_messages(request, self.state)
         session = _PushSession(
             node_id=node_id,
             reply_to=metadata.reply_to_message_id,
@@ -435,12 +481,15 @@ class Engine:
             session.bytes_left -= len(request.object_content)
             if session.bytes_left < 0:
                 raise Refused("request-bytes", grpc.StatusCode.RESOURCE_EXHAUSTED)
-        response = fleet_handlers.push_object(request, self.state)
-        if response.stored:
+        with self._transaction():
+            stored = self.state.store_object(
+                request.run_id, request.session_id, request.object_id, request.object_content
+            )
+        if stored:
             with self._lock:
                 session.missing.discard(request.object_id)
             self._complete(request.session_id, session)
-        return response
+        return message_pb2.PushObjectResponse(stored=stored)
 
     def _complete(self, session_id: str, session: _PushSession) -> None:
         """Hand a reply to the grid once its last object is here."""
@@ -466,7 +515,7 @@ class Engine:
     def _append(
         self, request: bytes, site: str, _key: bytes, _context: Proto
     ) -> Mapping[str, object]:
-        return self._door.append(site, request)
+        return self._door.append(site, request.split(b"\n"))
 
     # -- runs
     # ----------------------------------------------------------------------------------------------------------
@@ -495,7 +544,8 @@ class Engine:
         run = self._live_run(run_id)
         # Messages of before a crash are sent anew: sites answer a round that they have done with
         # the same bytes.
-        self.state.cleanup_run(run.run_id)
+        with self._transaction():
+            self.state.cleanup_run(run.run_id)
         task_id = run.primary_task_id or 0
         TaskIdentity.run_id = run.run_id
         TaskIdentity.node_id = SUPERLINK_NODE_ID
@@ -507,7 +557,8 @@ class Engine:
 
         def keep_alive() -> None:
             while not ended.wait(TASK_HEARTBEAT_S):
-                self.state.acknowledge_task_heartbeat(task_id)
+                with self._transaction():
+                    self.state.acknowledge_task_heartbeat(task_id)
 
         heartbeat = threading.Thread(target=keep_alive, name="run-heartbeat", daemon=True)
         heartbeat.start()
@@ -540,11 +591,15 @@ class Engine:
     def end_run(self, run_id: int, *, completed: bool) -> None:
         """Finish a run and remove every update byte from the database and its write-ahead log."""
         found = self.state.get_run_info(run_ids=[run_id])
-        if found:
-            sub_status = SubStatus.COMPLETED if completed else SubStatus.STOPPED
-            self.state.finish_task(found[0].primary_task_id or 0, sub_status, "")
-        self.state.cleanup_run(run_id)
-        with contextlib.closing(sqlite3.connect(self._database, timeout=30)) as database:
+        with self._transaction():
+            if found:
+                sub_status = SubStatus.COMPLETED if completed else SubStatus.STOPPED
+                self.state.finish_task(found[0].primary_task_id or 0, sub_status, "")
+            self.state.cleanup_run(run_id)
+        with (
+            self._writing,
+            contextlib.closing(sqlite3.connect(self._database, timeout=30)) as database,
+        ):
             database.execute("PRAGMA secure_delete = ON")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             database.execute("VACUUM")
@@ -552,7 +607,7 @@ class Engine:
 
     def push(self, message: Message) -> str:
         """Store an instruction with its objects and wake its node; returns its id."""
-        with self._exchange, no_object_id_recompute():
+        with self._transaction(), no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
             tree = get_object_tree(message)
             objects = get_all_nested_objects(message)
@@ -577,41 +632,59 @@ class Engine:
             condition.notify_all()
         return message_id
 
-    def take_reply(self, run_id: int, instruction_id: str) -> Message | None:
-        """The complete reply to an instruction, removed from the state; None if Flower no longer
-        has it.
+    def take_reply(self, run_id: int, instruction_id: str, node_id: int) -> Message | None:
+        """The complete reply of a node to an instruction, removed from the state; None if Flower
+        no longer has it. Objects that do not make the announced message come back as a reply
+        without records, so that the reader refuses it by a rule.
         """
-        found = self.state.get_message_res({instruction_id}, run_id)
-        if not found:
-            return None
-        reply = found[0]
+        with self._transaction():
+            was_online = self._keep_online(node_id)
+            found = self.state.get_message_res({instruction_id}, run_id)
+            if not was_online:
+                self.state.deactivate_node(node_id)
+            # Flower makes up replies of its own where the instruction is gone.
+            if not found or found[0].metadata.src_node_id != node_id:
+                return None
+            reply = found[0]
+            message_id = reply.metadata.message_id
+            contents: dict[str, bytes] = {}
+            if not reply.has_error():
+                with contextlib.suppress(NoObjectInStoreError):
+                    contents = {
+                        t.object_id: self.store.get(t.object_id) or b""
+                        for t in iterate_object_tree(self.store.get_object_tree(message_id))
+                    }
+                    self.store.delete(message_id)
+            self.state.delete_messages({instruction_id})
         if reply.has_error():
-            self.state.delete_messages({instruction_id})
             return reply
-        message_id = reply.metadata.message_id
         try:
-            tree = self.store.get_object_tree(message_id)
-            contents = {
-                t.object_id: self.store.get(t.object_id) or b"" for t in iterate_object_tree(tree)
-            }
             inflated = inflate_object_from_contents(message_id, contents)
-        except (NoObjectInStoreError, ValueError, KeyError, TypeError):
-            # Objects that do not make a message: the reply counts as malformed, not as an error of
-            # the run.
-            inflated = None
-        finally:
-            self.state.delete_messages({instruction_id})
-            with contextlib.suppress(NoObjectInStoreError):
-                self.store.delete(message_id)
-        if not isinstance(inflated, Message):
-            return None
+        except wire.UNREADABLE:
+            return reply
         # Who sent it is what the certificate said when it was announced, not what stands inside
         # the message.
-        if inflated.metadata.src_node_id != reply.metadata.src_node_id:
-            return None
+        if not isinstance(inflated, Message) or inflated.metadata.src_node_id != node_id:
+            return reply
         inflated.metadata.__dict__["_message_id"] = message_id
         inflated.metadata.__dict__["_reply_to_message_id"] = instruction_id
         return inflated
+
+    def _keep_online(self, node_id: int) -> bool:
+        """Have Flower hold a node for online, and say whether it was: Flower drops a stored reply
+        when its node has gone offline since.
+        """
+        is_online = any(
+            info.status == "online" for info in self.state.get_node_info(node_ids=[node_id])
+        )
+        if not is_online:
+            self.state.acknowledge_node_heartbeat(node_id, TASK_HEARTBEAT_S)
+        return is_online
+
+    def withdraw(self, instruction_ids: Iterable[str]) -> None:
+        """Forget instructions, and replies to them."""
+        with self._transaction():
+            self.state.delete_messages(set(instruction_ids))
 
 
 class EngineGrid(Grid):
@@ -671,6 +744,7 @@ class EngineGrid(Grid):
                 group_id=metadata.group_id,
             )
             with self._lock:
+                self._check_stopped()
                 message_id = self._engine.push(message)
                 waiting.key = message_id
                 waiting.ids.add(message_id)
@@ -685,13 +759,14 @@ class EngineGrid(Grid):
         """
         with self._lock:
             for waiting in self._outstanding.values():
-                if waiting.node_id == node_id:
+                if waiting.node_id == node_id and not waiting.is_complete:
                     message = Message(
                         waiting.content, node_id, waiting.message_type, group_id=waiting.group_id
                     )
-                    self._engine.state.delete_messages(set(waiting.ids))
+                    self._engine.withdraw(waiting.ids)
                     message_id = self._engine.push(message)
                     waiting.ids = {message_id}
+                    waiting.num_announced = 0
                     self._alias[message_id] = waiting.key
 
     def awaits(self, message_id: str, node_id: int) -> bool:
@@ -700,14 +775,36 @@ class EngineGrid(Grid):
             waiting = self._outstanding.get(self._alias.get(message_id, ""))
             return waiting is not None and waiting.node_id == node_id and message_id in waiting.ids
 
+    def may_announce(self, message_id: str) -> bool:
+        """Count one more announcement of a reply; False when there were too many."""
+        with self._lock:
+            waiting = self._outstanding[self._alias[message_id]]
+            waiting.num_announced += 1
+            return waiting.num_announced <= MAX_ANNOUNCEMENTS
+
     def arrived(self, message_id: str) -> None:
         """Note that the reply to an instruction is complete."""
+        with self._lock:
+            waiting = self._outstanding.get(self._alias.get(message_id, ""))
+            # Sent again in the meantime: that one will be answered.
+            if waiting is None or message_id not in waiting.ids:
+                return
+            waiting.is_complete = True
         self._arrived.put(message_id)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
     def stop(self) -> None:
-        """End every wait for replies."""
+        """End every wait for replies by a `StoppedError`."""
         self._stopped.set()
         self._arrived.put("")
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError("the run was stopped")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that have arrived among those awaited under `message_ids`; does not wait."""
@@ -740,7 +837,9 @@ class EngineGrid(Grid):
     def _replies(self, waiting_for: set[str], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while waiting_for and not self._stopped.is_set():
+            # A stop must not look like a round in which nobody answered.
+            self._check_stopped()
+            while waiting_for:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
@@ -748,6 +847,7 @@ class EngineGrid(Grid):
                     message_id = self._arrived.get(timeout=left)
                 except queue.Empty:
                     break
+                self._check_stopped()
                 key = self._alias.get(message_id)
                 if key not in waiting_for:
                     continue
@@ -762,12 +862,14 @@ class EngineGrid(Grid):
                 for key in waiting_for:
                     late = self._outstanding.pop(key, None)
                     if late is not None:
-                        self._engine.state.delete_messages(set(late.ids))
+                        self._engine.withdraw(late.ids)
 
     def _take(self, message_id: str) -> Message | None:
         with self._lock:
-            self._outstanding.pop(self._alias[message_id], None)
-        return self._engine.take_reply(self._run.run_id, message_id)
+            waiting = self._outstanding.pop(self._alias[message_id], None)
+        if waiting is None:
+            return None
+        return self._engine.take_reply(self._run.run_id, message_id, waiting.node_id)
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -781,6 +883,11 @@ class _Handlers(grpc.GenericRpcHandler):
     ) -> grpc.RpcMethodHandler | None:
         """The handler of a method, None (unimplemented) for any other."""
         return self._handlers.get(handler_call_details.method)
+
+
+def _host(peer: str) -> str:
+    """A peer (`ipv4:1.2.3.4:5`) without its port: a caller that connects anew is the same one."""
+    return peer.rpartition(":")[0] or peer
 
 
 def _small() -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
 from privacy.errors import ConfigError
@@ -100,6 +101,10 @@ class Run:
         return released[-1] if released else self.plan.initial_adapter
 
 
+# A plan is asked for at every change of a run, and takes milliseconds to check.
+_parse = lru_cache(maxsize=64)(RunPlan.parse)
+
+
 class RunStore:
     """Runs in a SQLite file of mode 0600, safe for threads and processes."""
 
@@ -162,9 +167,17 @@ class RunStore:
     def begin(self, plan_digest: str, flower_run_id: int) -> None:
         """Mark a run as running, under this number of Flower's."""
         with self._guarded():
+            # A run that was stopped in the meantime stays so.
             self._connection.execute(
-                "UPDATE run SET state = ?, flower_run_id = ? WHERE plan_digest = ?",
-                (RunState.RUNNING, str(flower_run_id), plan_digest),
+                "UPDATE run SET state = ?, flower_run_id = ?"
+                " WHERE plan_digest = ? AND state IN (?, ?)",
+                (
+                    RunState.RUNNING,
+                    str(flower_run_id),
+                    plan_digest,
+                    RunState.OFFERED,
+                    RunState.RUNNING,
+                ),
             )
 
     def end(self, plan_digest: str, state: RunState, reason: str = "") -> None:
@@ -195,32 +208,38 @@ class RunStore:
         Raises:
           ConfigError: No such plan was offered.
         """
-        for run in self.list():
-            if run.plan.digest == plan_digest:
-                return run
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT plan_digest, plan, state, flower_run_id, reason FROM run"
+                " WHERE plan_digest = ?",
+                (plan_digest,),
+            ).fetchone()
+            if row is not None:
+                return self._run(*row)
         raise ConfigError(f"expected the digest of an offered plan, got {plan_digest!r}")
 
     def list(self) -> tuple[Run, ...]:
         """Every run, in the order of the offers."""
         with self._guarded():
             rows = self._connection.execute(
-                "SELECT plan, state, flower_run_id, reason FROM run ORDER BY id"
+                "SELECT plan_digest, plan, state, flower_run_id, reason FROM run ORDER BY id"
             ).fetchall()
             return tuple(self._run(*row) for row in rows)
 
-    def _run(self, plan_bytes: bytes, state: str, flower_run_id: str | None, reason: str) -> Run:
-        plan = RunPlan.parse(plan_bytes)
+    def _run(
+        self, digest: str, plan: bytes, state: str, flower_run_id: str | None, reason: str
+    ) -> Run:
         rounds = self._connection.execute(
             "SELECT server_round, adapter, num_updates, seconds FROM round"
             " WHERE plan_digest = ? ORDER BY server_round",
-            (plan.digest,),
+            (digest,),
         ).fetchall()
         decisions = self._connection.execute(
             "SELECT site, approved FROM decision WHERE plan_digest = ? ORDER BY site",
-            (plan.digest,),
+            (digest,),
         ).fetchall()
         return Run(
-            plan=plan,
+            plan=_parse(plan),
             state=RunState(state),
             flower_run_id=None if flower_run_id is None else int(flower_run_id),
             reason=reason,

@@ -28,7 +28,11 @@ class RoundLog(Protocol):
         """Whether a round is over, and the adapter that it released, if any."""
 
     def accepted(self, server_round: int, site: str, reply: wire.Reply, num_bytes: int) -> None:
-        """An update passed every check and was added."""
+        """An update passed every check of its own and is added next.
+
+        Raises:
+          ReplyRefusedError: It does not fit what the log says of its site.
+        """
 
     def rejected(self, server_round: int, site: str, rule: str) -> None:
         """A reply broke a rule and was dropped, or the site answered with an error."""
@@ -102,9 +106,14 @@ class PlanStrategy(Strategy):
             reply = self._checked(message, site, "train", server_round, seen)
             if reply is None or reply.update is None:
                 continue
+            num_bytes = wire.content_bytes(message.content)
+            try:
+                self._rounds.accepted(server_round, site, reply, num_bytes)
+            except ReplyRefusedError as error:
+                self._rounds.rejected(server_round, site, error.rule)
+                continue
             seen.append(site)
             mean.add(reply.update, float(self._plan.share(site).num_units))
-            self._rounds.accepted(server_round, site, reply, wire.content_bytes(message.content))
         seconds = time.monotonic() - self._begun_s
         if mean.num_updates < self._plan.rounds.min_sites:
             self._rounds.failed(server_round, mean.num_updates, seconds)
@@ -175,7 +184,10 @@ class PlanStrategy(Strategy):
                 message.content, kind=kind, server_round=server_round, site=site, plan=self._plan
             )
             if self._keys is not None:
-                wire.verify_reply(reply, self._keys[site])
+                key = self._keys.get(site)
+                if key is None:
+                    raise ReplyRefusedError("revoked", f"expected a site on the roster, got {site}")  # noqa: TRY301
+                wire.verify_reply(reply, key)
         except ReplyRefusedError as error:
             self._rounds.rejected(server_round, site, error.rule)
             return None

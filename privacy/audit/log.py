@@ -141,6 +141,21 @@ class Log:
             self._keys.add(party)
             _replace(self.folder / KEYS, self._keys.dump().encode())
 
+    @property
+    def keys(self) -> KeyRing:
+        """The parties' keys; it grows with `add_party`."""
+        return self._keys
+
+    def holds(self, line: bytes) -> bool:
+        """Whether the log has this entry."""
+        with self._lock:
+            return leaf_hash(line) in self._index
+
+    def sequences(self) -> dict[str, int]:
+        """The next number of every key that has signed, by key id; a copy."""
+        with self._lock:
+            return dict(self._sequences)
+
     def next_sequence(self, key_id: str) -> int:
         """The number that the next entry signed by this key must carry."""
         with self._lock:

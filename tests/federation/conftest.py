@@ -42,7 +42,7 @@ from privacy.plan import (
 )
 from server.app import build_app
 from server.config import load, template
-from server.coordinator import Coordinator, control
+from server.coordinator import Coordinator, Evidence, control
 from server.runs import RunState
 
 SPECS = (
@@ -249,6 +249,9 @@ class Federation:
             tls_key.public_key(), hosts=["127.0.0.1"], valid_for=timedelta(days=1), at=now
         )
         self.key = SigningKey.generate()
+        evidence = Evidence(self.config, self.key)
+        evidence.record(Event.FEDERATION_CREATED, federation="regio")
+        evidence.log.close()
 
     @property
     def address(self) -> str:
