@@ -19,7 +19,7 @@ MakeModel = Callable[..., nn.Module]
 def test_a_sound_model_passes(make_model: MakeModel, family: str) -> None:
     result = self_test(make_model(family))
     assert 1 - TOLERANCE <= result.sensitivity <= 1 + TOLERANCE
-    assert result.num_units == 6
+    assert result.num_units == 5
 
 
 def test_an_adapter_that_trains_both_factors_passes_from_its_start(make_model: MakeModel) -> None:
