@@ -37,6 +37,7 @@ import grpc
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
+from flwr.common.serde import message_from_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2
 from flwr.server.superlink.linkstate import LinkState, LinkStateFactory
 from flwr.serverapp import Grid
@@ -456,17 +457,22 @@ class Engine:
         if not grid.may_announce(metadata.reply_to_message_id):
             raise Refused("too-many-replies", grpc.StatusCode.RESOURCE_EXHAUSTED)
         with self._transaction():
-            response = fleet_handlers.push_messages(request, self.state)
+            session_id = self.state.start_session(metadata.run_id)
+            stored, missing = self.state.store_message_and_object_tree(
+                message_from_proto(announced), tree, session_id
+            )
+            if not stored:
+                raise Refused("malformed", grpc.StatusCode.INVALID_ARGUMENT)
         session = _PushSession(
             node_id=node_id,
             reply_to=metadata.reply_to_message_id,
-            missing=set(response.objects_to_push),
+            missing=set(missing),
             bytes_left=self._max_reply_bytes + _OBJECT_OVERHEAD_BYTES,
         )
         with self._lock:
-            self._sessions[response.session_id] = session
-        self._complete(response.session_id, session)
-        return response
+            self._sessions[session_id] = session
+        self._complete(session_id, session)
+        return fleet_pb2.PushMessagesResponse(objects_to_push=missing, session_id=session_id)
 
     def _push_object(self, request: Proto, site: str, public_key: bytes, _context: Proto) -> Proto:
         node_id = self._own_node(request.node.node_id, public_key)
