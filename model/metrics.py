@@ -1,16 +1,16 @@
 """How good an adapter is on held-out records: loss of the true label, and accuracy.
 
 A label is chosen by the exact negative log-likelihood of its whole text after the prompt, among
-all candidates. Two things keep that cheap without changing the result. Candidates follow their
-prompt as a tree in one sequence: common beginnings stand once, a node sees the prompt and its own
-ancestors only, and positions go on from the prompt along each branch, so that one forward pass
-gives what a pass per candidate would. And a candidate whose first token alone costs more than the
-whole true label is never computed to its end: a sum of negative log-likelihoods only grows.
+all candidates. Each prompt is computed once. The candidates follow it as a tree: common beginnings
+stand once, a node sees the prompt and its own ancestors only, and positions go on from the prompt
+along each branch, so that one pass gives what a pass per candidate would. Where only the winner
+matters, a candidate whose first token alone costs more than the whole true label is not computed
+to its end: a sum of negative log-likelihoods only grows.
 
 The numbers depend on records without noise. They stay at the site.
 
-Shape suffixes: B prompts, T tokens of a prompt, N nodes of a tree, S = T + N, C candidates, D
-model width, V vocabulary.
+Shape suffixes: B prompts, T tokens of a prompt with an answer, N nodes of a tree, E its edges, C
+candidates, D model width, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from model.loss import base_of, collate, head_of, hidden_states
+from model.loss import base_of, collate, head_of
 from model.tokenizer import Example, TextFormat, encode_answer, encode_prompt
 
 _BATCH_TOKENS = 2048
 _MAX_NODES = 512
-# Most wrong records are seen to be wrong by one of the likeliest beginnings.
+# Most records that the model gets wrong are seen to be wrong by one of the likeliest candidates.
 _FIRST_RIVALS = 3
 
 
@@ -55,7 +55,7 @@ def evaluate(
     candidates: Sequence[str],
     text: TextFormat,
     *,
-    autocast: bool = True,
+    autocast: bool = False,
 ) -> Quality:
     """Loss and accuracy on (prompt, label) pairs.
 
@@ -80,53 +80,35 @@ def evaluate(
     }
     # One room for all, so that every candidate follows the same prompt.
     num_reserved = max(len(ids) for ids in answers.values())
-    prompts = [
-        encode_prompt(tokenizer, prompt, text, num_reserved=num_reserved) for prompt, _ in examples
-    ]
-    truths = [answers[label] for _, label in examples]
-    rival_ids = [answers[candidate] for candidate in dict.fromkeys(candidates)]
-    losses_B, first_BC = _answers(
-        model,
-        [Example(prompt + ids, len(prompt)) for prompt, ids in zip(prompts, truths, strict=True)],
-        [ids[0] for ids in rival_ids],
-        autocast=autocast,
-    )
-    # Rivals of a record: candidates that may still beat its true label, likeliest beginning first.
-    rivals: dict[int, list[int]] = {}
-    num_correct = 0
-    for row, (_, label) in enumerate(examples):
-        if label not in candidates:
-            continue
-        columns = [
-            column
-            for column in first_BC[row].argsort().tolist()
-            if first_BC[row, column] < losses_B[row] and rival_ids[column] != truths[row]
-        ]
-        if columns:
-            rivals[row] = columns
-        else:
-            num_correct += 1
-    for num_rivals in (_FIRST_RIVALS, len(candidates)):
-        rows = list(rivals)
-        scores = _score_all(
-            model,
-            [prompts[row] for row in rows],
-            [[rival_ids[column] for column in rivals[row][:num_rivals]] for row in rows],
-            autocast=autocast,
+    encoded = []
+    for prompt, label in examples:
+        ids = encode_prompt(tokenizer, prompt, text, num_reserved=num_reserved)
+        encoded.append(Example(ids + answers[label], len(ids)))
+    choices = [answers[candidate] for candidate in dict.fromkeys(candidates)]
+    loss, num_correct = 0.0, 0
+    for rows in _by_length(encoded):
+        prompts = _Prompts(model, [encoded[row] for row in rows], autocast=autocast)
+        loss += prompts.answer_nll_B.sum().item()
+        beaten_B = _beaten(prompts, choices)
+        num_correct += sum(
+            examples[row][1] in candidates and not beaten
+            for row, beaten in zip(rows, beaten_B, strict=True)
         )
-        for row, scores_C in zip(rows, scores, strict=True):
-            left = rivals.pop(row)[num_rivals:]
-            if scores_C.min() < losses_B[row]:
-                continue
-            if left:
-                rivals[row] = left
-            else:
-                num_correct += 1
     return Quality(
-        loss=losses_B.mean().item(),
+        loss=loss / len(examples),
         accuracy=num_correct / len(examples),
         num_examples=len(examples),
     )
+
+
+@torch.no_grad()
+def answer_nll(model: nn.Module, examples: Sequence[Example], *, autocast: bool = False) -> Tensor:
+    """Negative log-likelihood of each example's own answer, in nats, float32, on the CPU, (B,)."""
+    nll_B = torch.empty(len(examples))
+    for rows in _by_length(examples):
+        prompts = _Prompts(model, [examples[row] for row in rows], autocast=autocast)
+        nll_B[rows] = prompts.answer_nll_B
+    return nll_B
 
 
 @torch.no_grad()
@@ -135,7 +117,7 @@ def label_scores(
     prompts: Sequence[Sequence[int]],
     candidates: Sequence[Sequence[int]],
     *,
-    autocast: bool = True,
+    autocast: bool = False,
 ) -> Tensor:
     """Negative log-likelihood of each candidate after each prompt, float32, shape (B, C).
 
@@ -145,9 +127,9 @@ def label_scores(
       model: A base, or one with an injected adapter, in evaluation mode.
       prompts: Token ids of each, at least one.
       candidates: Token ids of each, at least one.
-      autocast: Compute the layers in bfloat16, 1.6 times as fast on one core; head and sums stay
-        float32. On the embedded base means moved by less than 0.01 nats, and single sums (of about
-        40) by less than 0.3.
+      autocast: Compute the layers in bfloat16; head and sums stay float32. On the embedded base
+        means moved by less than 0.01 nats and single sums (of about 40) by less than 0.4; a free
+        core was up to 1.6 times as fast, a busy one not at all.
 
     Raises:
       ValueError: An empty prompt or candidate, or an attention window shorter than the sequence.
@@ -155,47 +137,143 @@ def label_scores(
     if not all(prompts) or not all(candidates):
         raise ValueError("expected prompts and candidates of at least one token")
     scores_BC = torch.empty(len(prompts), len(candidates))
+    # One token stands in for the answer; every candidate is scored in the tree.
+    examples = [Example([*prompt, candidates[0][0]], len(prompt)) for prompt in prompts]
     # Sorted candidates share beginnings with their neighbours, so few nodes are computed twice.
     order = sorted(range(len(candidates)), key=lambda index: list(candidates[index]))
-    for columns in _split(order, [len(candidates[index]) for index in order], _MAX_NODES):
-        chosen = [candidates[column] for column in columns]
-        scores = _score_all(model, prompts, [chosen] * len(prompts), autocast=autocast)
-        scores_BC[:, columns] = torch.stack(scores)
+    groups = _split(order, [len(candidates[index]) for index in order], _MAX_NODES)
+    for rows in _by_length(examples):
+        read = _Prompts(model, [examples[row] for row in rows], autocast=autocast)
+        for columns in groups:
+            tree = _grow([candidates[column] for column in columns])
+            scores = torch.stack(read.score([tree] * len(rows)))
+            scores_BC[torch.tensor(rows)[:, None], torch.tensor(columns)] = scores
     return scores_BC
 
 
-@torch.no_grad()
-def answer_nll(model: nn.Module, examples: Sequence[Example], *, autocast: bool = True) -> Tensor:
-    """Negative log-likelihood of each example's own answer, in nats, float32, on the CPU, (B,)."""
-    return _answers(model, examples, [], autocast=autocast)[0]
+def _beaten(prompts: "_Prompts", choices: Sequence[list[int]]) -> list[bool]:
+    """Whether a choice is likelier than an example's own answer, for each example."""
+    nll_B = prompts.answer_nll_B
+    first_BC = prompts.first_nll([ids[0] for ids in choices])
+    num_own_B = torch.tensor([len(own) for own in prompts.answers])
+    num_more_C = torch.tensor([len(ids) - 1 for ids in choices])
+    # What a choice comes to if its other tokens cost what the answer's do.
+    guesses_BC = first_BC + num_more_C * (nll_B / num_own_B)[:, None]
+    rivals = {
+        row: [
+            choices[column]
+            for column in guesses_BC[row].argsort().tolist()
+            if first_BC[row, column] < nll_B[row] and choices[column] != own
+        ]
+        for row, own in enumerate(prompts.answers)
+    }
+    beaten_B = [False] * len(prompts.answers)
+    for num_rivals in (_FIRST_RIVALS, len(choices)):
+        rivals = {row: own for row, own in rivals.items() if own and not beaten_B[row]}
+        if not rivals:
+            break
+        prompts.keep(list(rivals))
+        trees = [_grow(own[:num_rivals]) for own in rivals.values()]
+        for row, scores_C in zip(rivals, prompts.score(trees), strict=True):
+            beaten_B[row] = bool(scores_C.min() < nll_B[row])
+        rivals = {row: own[num_rivals:] for row, own in rivals.items()}
+    return beaten_B
 
 
-def _answers(
-    model: nn.Module,
-    examples: Sequence[Example],
-    first_tokens: Sequence[int],
-    *,
-    autocast: bool,
-) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of each answer (B,), and of each first token in its place (B, C)."""
-    device = next(model.parameters()).device
-    order = sorted(range(len(examples)), key=lambda row: len(examples[row].input_ids))
-    losses_B = torch.zeros(len(examples))
-    first_BC = torch.empty(len(examples), len(first_tokens))
-    for rows in _split(order, [len(examples[row].input_ids) for row in order], _BATCH_TOKENS):
-        batch = collate([examples[row] for row in rows]).to(device)
-        hidden_BTD = _hidden(model, batch.input_ids, autocast=autocast)
-        in_batch, columns = batch.answer_mask.nonzero(as_tuple=True)
-        logits_NV = _logits(model, hidden_BTD[in_batch, columns - 1])
-        nll_N = functional.cross_entropy(
-            logits_NV, batch.input_ids[in_batch, columns], reduction="none"
-        )
-        losses_B.index_add_(0, torch.tensor(rows)[in_batch.cpu()], nll_N.cpu())
-        if first_tokens:
-            starts_B = torch.tensor([examples[row].answer_start for row in rows], device=device)
-            logits_BV = logits_NV[columns == starts_B[in_batch]]
-            first_BC[rows] = -functional.log_softmax(logits_BV, dim=-1)[:, first_tokens].cpu()
-    return losses_B, first_BC
+class _Prompts:
+    """Prompts with an answer each, computed once, to which candidates can be appended.
+
+    Attributes:
+      answers: The answers' tokens.
+      answer_nll_B: Negative log-likelihood of each answer, on the CPU.
+    """
+
+    def __init__(self, model: nn.Module, examples: Sequence[Example], *, autocast: bool) -> None:
+        self._model = model
+        self._autocast = autocast
+        self._device = next(model.parameters()).device
+        self._cache = DynamicCache()
+        batch = collate(examples)
+        self._num_past = batch.input_ids.shape[1]
+        self._lengths_B = torch.tensor([example.answer_start for example in examples])
+        self._kept = list(range(len(examples)))
+        self.answers = [example.input_ids[example.answer_start :] for example in examples]
+        hidden_BTD = self._forward(batch.input_ids)
+        rows_N, columns_N = batch.answer_mask.nonzero(as_tuple=True)
+        logits_NV = _logits(model, hidden_BTD[rows_N, columns_N - 1])
+        targets_N = batch.input_ids[rows_N, columns_N].to(self._device)
+        nll_N = functional.cross_entropy(logits_NV, targets_N, reduction="none").cpu()
+        self.answer_nll_B = torch.zeros(len(examples)).index_add_(0, rows_N, nll_N)
+        is_first_N = columns_N == self._lengths_B[rows_N]
+        self._first_BV = functional.log_softmax(logits_NV[is_first_N], dim=-1)
+
+    def first_nll(self, tokens: Sequence[int]) -> Tensor:
+        """Negative log-likelihood of each token right after each prompt, on the CPU, (B, C)."""
+        return -self._first_BV[:, torch.tensor(tokens)].cpu()
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop all prompts but these, by their original numbers."""
+        places = [self._kept.index(row) for row in rows]
+        self._kept = list(rows)
+        self._cache.batch_select_indices(torch.tensor(places, device=self._device))
+
+    def score(self, trees: Sequence["_Tree"]) -> list[Tensor]:
+        """Negative log-likelihood of the candidates of each kept prompt's tree, on the CPU."""
+        num_nodes = max(len(tree.tokens) for tree in trees)
+        window = getattr(base_of(self._model).config, "sliding_window", None)
+        if window is not None and window < self._num_past + num_nodes:
+            raise ValueError(
+                f"expected sequences of at most {window} tokens, got {self._num_past + num_nodes}"
+            )
+        hidden_BND = self._append(trees, num_nodes) if num_nodes else None
+        scores = []
+        for place, (row, tree) in enumerate(zip(self._kept, trees, strict=True)):
+            log_p_NV = self._first_BV[row][None]
+            if hidden_BND is not None and tree.tokens:
+                logits_NV = _logits(self._model, hidden_BND[place, : len(tree.tokens)])
+                log_p_NV = torch.cat([log_p_NV, functional.log_softmax(logits_NV, dim=-1)])
+            nll_E = -log_p_NV[tree.edge_nodes, tree.edge_tokens].cpu()
+            scores.append(torch.stack([nll_E[path].sum() for path in tree.paths]))
+        return scores
+
+    def _append(self, trees: Sequence["_Tree"], num_nodes: int) -> Tensor:
+        """Hidden states of the trees' nodes behind their prompts; the cache stays as it was."""
+        shape = (len(trees), num_nodes)
+        ids_BN = torch.zeros(shape, dtype=torch.long)
+        positions_BN = torch.zeros(shape, dtype=torch.long)
+        sees = torch.zeros(*shape, self._num_past + num_nodes, dtype=torch.bool)
+        for place, (row, tree) in enumerate(zip(self._kept, trees, strict=True)):
+            own, length = len(tree.tokens), int(self._lengths_B[row])
+            ids_BN[place, :own] = torch.tensor(tree.tokens, dtype=torch.long)
+            # A node at depth 1 stands right behind its prompt, where the answer stood.
+            positions_BN[place, :own] = length - 1 + torch.tensor(tree.depths, dtype=torch.long)
+            # Neither the answer nor the padding that follows the prompt in the cache. Padding
+            # among the nodes looks at the prompt: nobody reads it, and an empty row would be NaN.
+            sees[place, :, :length] = True
+            sees[place, :own, self._num_past : self._num_past + own] = tree.sees()
+        mask = torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))[:, None]
+        hidden_BND = self._forward(ids_BN, attention_mask=mask, position_ids=positions_BN)
+        self._cache.crop(-num_nodes)
+        return hidden_BND
+
+    def _forward(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        base = base_of(self._model)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            outputs = getattr(base, base.base_model_prefix)(
+                input_ids=input_ids.to(self._device),
+                attention_mask=None if attention_mask is None else attention_mask.to(self._device),
+                position_ids=None if position_ids is None else position_ids.to(self._device),
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+        hidden: Tensor = outputs.last_hidden_state
+        return hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,90 +330,10 @@ def _grow(candidates: Sequence[Sequence[int]]) -> _Tree:
     return tree
 
 
-def _score_all(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    candidates: Sequence[Sequence[Sequence[int]]],
-    *,
-    autocast: bool,
-) -> list[Tensor]:
-    """Scores of each prompt's own candidates."""
-    grown: dict[tuple[tuple[int, ...], ...], _Tree] = {}
-    trees = []
-    for own in candidates:
-        key = tuple(tuple(candidate) for candidate in own)
-        if key not in grown:
-            grown[key] = _grow(own)
-        trees.append(grown[key])
-    sizes = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
-    order = sorted(range(len(prompts)), key=lambda row: (sizes[row], len(prompts[row])))
-    scores = [torch.empty(0)] * len(prompts)
-    for rows in _split(order, [sizes[row] for row in order], _BATCH_TOKENS):
-        parts = _score(
-            model, [prompts[row] for row in rows], [trees[row] for row in rows], autocast=autocast
-        )
-        for row, part in zip(rows, parts, strict=True):
-            scores[row] = part
-    return scores
-
-
-def _score(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    trees: Sequence[_Tree],
-    *,
-    autocast: bool,
-) -> list[Tensor]:
-    """One forward pass: each prompt, padding to the longest, its tree, padding to the largest."""
-    device = next(model.parameters()).device
-    num_prompt = max(len(prompt) for prompt in prompts)
-    num_all = num_prompt + max(len(tree.tokens) for tree in trees)
-    window = getattr(base_of(model).config, "sliding_window", None)
-    if window is not None and window < num_all:
-        raise ValueError(f"expected sequences of at most {window} tokens, got {num_all}")
-    ids_BS = torch.zeros(len(prompts), num_all, dtype=torch.long)
-    positions_BS = torch.arange(num_all).repeat(len(prompts), 1)
-    # Rows of padding look at what precedes them: nobody reads them, and an empty row would be NaN.
-    sees_BSS = torch.ones(num_all, num_all, dtype=torch.bool).tril().repeat(len(prompts), 1, 1)
-    for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-        end = num_prompt + len(tree.tokens)
-        ids_BS[row, : len(prompt)] = torch.tensor(prompt)
-        ids_BS[row, num_prompt:end] = torch.tensor(tree.tokens, dtype=torch.long)
-        # A node at depth 1 stands right behind its prompt, wherever the padding ends.
-        depths_N = torch.tensor(tree.depths, dtype=torch.long)
-        positions_BS[row, num_prompt:end] = len(prompt) - 1 + depths_N
-        sees_BSS[row, num_prompt:end, len(prompt) : num_prompt] = False
-        sees_BSS[row, num_prompt:end, num_prompt:end] = tree.sees()
-    mask_BSS = torch.zeros(sees_BSS.shape).masked_fill_(~sees_BSS, float("-inf"))
-    hidden_BSD = _hidden(
-        model,
-        ids_BS.to(device),
-        attention_mask=mask_BSS[:, None].to(device),
-        position_ids=positions_BS.to(device),
-        autocast=autocast,
-    )
-    scores = []
-    for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-        nodes = [len(prompt) - 1, *range(num_prompt, num_prompt + len(tree.tokens))]
-        logits_NV = _logits(model, hidden_BSD[row, nodes])
-        logits_E = logits_NV[tree.edge_nodes, tree.edge_tokens]
-        nll_E = (logits_NV.logsumexp(-1)[tree.edge_nodes] - logits_E).cpu()
-        scores.append(torch.stack([nll_E[path].sum() for path in tree.paths]))
-    return scores
-
-
-def _hidden(
-    model: nn.Module,
-    ids_BS: Tensor,
-    *,
-    attention_mask: Tensor | None = None,
-    position_ids: Tensor | None = None,
-    autocast: bool,
-) -> Tensor:
-    with torch.autocast(ids_BS.device.type, torch.bfloat16, enabled=autocast):
-        return hidden_states(
-            model, ids_BS, attention_mask=attention_mask, position_ids=position_ids
-        )
+def _by_length(examples: Sequence[Example]) -> list[list[int]]:
+    """Batches of about `_BATCH_TOKENS` tokens of examples of like length, by their numbers."""
+    order = sorted(range(len(examples)), key=lambda row: len(examples[row].input_ids))
+    return _split(order, [len(examples[row].input_ids) for row in order], _BATCH_TOKENS)
 
 
 def _logits(model: nn.Module, hidden_ND: Tensor) -> Tensor:
