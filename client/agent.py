@@ -20,7 +20,6 @@ contract test imports each.
 """
 
 import json
-import logging
 import re
 import secrets
 import struct
@@ -28,12 +27,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
+from flwr.clientapp import ClientApp
 from flwr.common.serde import (
     message_from_proto,
     message_to_proto,
@@ -51,7 +52,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from client.home import SiteHome
-from client.worker import Worker, WorkerTimeoutError, serve
+from client.worker import Worker, WorkerTimeoutError
 from privacy import wire
 from privacy.audit.entry import Event
 from privacy.dp import calibrate
@@ -673,12 +674,12 @@ class Agent:
 
 
 def make_worker(home: SiteHome) -> Worker:
-    """The child process of a site: this module as a program, without keys and network."""
+    """The child process of a site: `client.child`, without keys and network."""
     config = home.config()
     threads = str(config.compute.threads)
     package_root = str(Path(__file__).resolve().parent.parent)
     return Worker(
-        [sys.executable, "-m", "client.agent"],
+        [sys.executable, "-m", "client.child"],
         environment={
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
@@ -690,12 +691,17 @@ def make_worker(home: SiteHome) -> Worker:
     )
 
 
-def _make_handler() -> Callable[[bytes, Callable[[Mapping[str, object]], None]], bytes]:
-    """In the child: load the ClientApp and answer requests with it."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    from client import app, progress
+def answer(
+    app: ClientApp, listened: Callable[..., AbstractContextManager[None]]
+) -> Callable[[bytes, Say], bytes]:
+    """In the child: a function that answers the agent's requests with a ClientApp.
 
-    def handle(request: bytes, report: Callable[[Mapping[str, object]], None]) -> bytes:
+    Args:
+      app: The installed ClientApp.
+      listened: `client.progress.listened`.
+    """
+
+    def handle(request: bytes, report: Say) -> bytes:
         (size,) = _HEADER.unpack(request[: _HEADER.size])
         header = json.loads(request[_HEADER.size : _HEADER.size + size])
         message = message_from_proto(
@@ -708,18 +714,10 @@ def _make_handler() -> Callable[[bytes, Callable[[Mapping[str, object]], None]],
             state=RecordDict(),
             run_config={},
         )
-        with progress.listened(report):
-            reply = app.app(message, context)
+        with listened(report):
+            reply = app(message, context)
         local = str(context.state.config_records["local"]["json"]).encode()
-        return _HEADER.pack(len(local)) + local + message_to_proto(reply).SerializeToString()
+        sent: bytes = message_to_proto(reply).SerializeToString()
+        return _HEADER.pack(len(local)) + local + sent
 
     return handle
-
-
-def main() -> NoReturn:
-    """Be the child process of an agent."""
-    serve(_make_handler)
-
-
-if __name__ == "__main__":
-    main()
