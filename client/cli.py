@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -219,7 +219,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _approve_plan(args: argparse.Namespace) -> int:
     from client.agent import Link
-    from client.policy import PlanRuleError, check_budget, check_plan, describe
+    from client.policy import PlanRuleError, describe
 
     home = SiteHome(args.home)
     config, kit, journal = home.config(), home.kit(), home.journal()
@@ -229,14 +229,7 @@ def _approve_plan(args: argparse.Namespace) -> int:
         console.say(describe(plan))
         subjects = {"plan": plan.digest}
         try:
-            if args.refuse:
-                raise PlanRuleError("refused-by-person", "a person here refused the plan")
-            check_plan(plan, config, kit.federation)
-            check_budget(plan, home.ledger())
-            if not args.yes and not _confirmed("approve this plan; is the digest"):
-                raise ConfigError(
-                    "nothing decided", hint="answer yes, or run it with --yes or --refuse"
-                )
+            _decide(args, plan, config, kit.federation, home)
         except PlanRuleError as error:
             journal.decide(plan, approved=False)
             journal.record(Event.PLAN_REFUSED, subjects, rule=error.rule)
@@ -257,7 +250,30 @@ def _approve_plan(args: argparse.Namespace) -> int:
     return console.OK
 
 
-def _offered(args: argparse.Namespace, plans, decision) -> RunPlan:  # noqa: ANN001
+def _decide(
+    args: argparse.Namespace, plan: RunPlan, config: SiteConfig, federation: str, home: SiteHome
+) -> None:
+    """Return when the plan is approved.
+
+    Raises:
+      PlanRuleError: This site's policy, its budget or the person refuses it.
+      ConfigError: The person decided nothing.
+    """
+    from client.policy import PlanRuleError, check_budget, check_plan
+
+    if args.refuse:
+        raise PlanRuleError("refused-by-person", "a person here refused the plan")
+    check_plan(plan, config, federation)
+    check_budget(plan, home.ledger())
+    if not args.yes and not _confirmed("approve this plan; is the digest"):
+        raise ConfigError("nothing decided", hint="answer yes, or run it with --yes or --refuse")
+
+
+def _offered(
+    args: argparse.Namespace,
+    plans: Callable[[], list[RunPlan]],
+    decision: Callable[[str], bool | None],
+) -> RunPlan:
     """The plan to decide on: the one with the digest, else the only undecided one."""
     deadline = time.monotonic() + args.wait
     pause = threading.Event()
@@ -265,7 +281,8 @@ def _offered(args: argparse.Namespace, plans, decision) -> RunPlan:  # noqa: ANN
         offered = {plan.digest: plan for plan in plans()}
         undecided = [plan for plan in offered.values() if decision(plan.digest) is None]
         if args.digest in offered:
-            return offered[args.digest]
+            chosen: RunPlan = offered[args.digest]
+            return chosen
         if not args.digest and len(undecided) == 1:
             return undecided[0]
         if len(undecided) > 1 and not args.digest:
@@ -293,7 +310,8 @@ def _start(args: argparse.Namespace) -> int:
     with home.agent_lock():
         agent = Agent(home, _tell_json if args.json else _tell)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: agent.stop())
+            # In a thread: the signal interrupts this one, which may be in the call that is to end.
+            signal.signal(number, lambda *_: threading.Thread(target=agent.stop).start())
         agent.run()
     return console.OK
 

@@ -5,6 +5,7 @@ import getpass
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -308,7 +309,8 @@ def _start(args: argparse.Namespace) -> int:
 
     coordinator = Coordinator(config, _signing_key(config), credentials, build_app)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: coordinator.stop())
+        # In a thread: the signal interrupts this one, which may hold a lock that `stop` needs.
+        signal.signal(number, lambda *_: threading.Thread(target=coordinator.stop).start())
 
     def ready(port: int) -> None:
         if args.json:
