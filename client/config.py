@@ -119,7 +119,7 @@ class DataSection(_Section):
     path: FilePath = Field(description="File of the records; relative to the folder of this file")
     unit: Annotated[Unit, Field(strict=False)] = Field(
         default=Unit.RECORD,
-        description="Whom the guarantee protects: record, patient, customer or person (by unit_id)",
+        description="Whom the guarantee protects: record, patient, customer, person (unit_id)",
     )
     population: Name = Field(
         default="records",

@@ -117,6 +117,7 @@ def describe(plan: RunPlan) -> str:
     """The plan in words, for the person who decides."""
     mechanism, rounds = plan.mechanism, plan.rounds
     num_trained = sum(tensor.num_values for tensor in plan.trained_tensors)
+    masked = ", ".join(name.replace("_", " ").lower() for name in plan.masking.entity_types)
     lines = [
         f"run          {plan.run}, federation {plan.federation}",
         f"plan         {plan.digest}",
@@ -126,7 +127,7 @@ def describe(plan: RunPlan) -> str:
         f" trains {plan.adapter.train}, {num_trained:,} numbers in an update",
         f"rounds       {rounds.num_rounds}, at least {rounds.min_sites} updates a round,"
         f" {rounds.deadline_s:g} s each at most",
-        f"masked       {', '.join(t.replace('_', ' ').lower() for t in plan.masking.entity_types)}",
+        f"masked       {masked}",
         f"learnt       the {plan.text.answer} after the prompt,"
         f" {plan.text.max_tokens} tokens at most",
         f"privacy      each {mechanism.unit}: epsilon <= {mechanism.target_epsilon:g} over the run"

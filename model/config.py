@@ -1,4 +1,4 @@
-"""What is adapted and how: the base by digest, the adapter by its numbers, the tensors by name and shape."""
+"""What is adapted and how: base by digest, adapter by its numbers, tensors by name and shape."""
 
 import math
 import re
@@ -23,7 +23,7 @@ class BaseRef:
     def __post_init__(self) -> None:
         """Refuse a digest that could name nothing."""
         if not _DIGEST.fullmatch(self.digest):
-            raise ValueError(f"expected digest of the form sha256:<64 hex digits>, got {self.digest!r}")
+            raise ValueError(f"expected digest sha256:<64 hex digits>, got {self.digest!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +35,8 @@ class AdapterConfig:
       lora_alpha: Numerator of the scaling.
       lora_dropout: Drop-out on the adapter's input while training, in [0, 1).
       targets: What is adapted; `attention` is every projection of every attention layer.
-      train: `AB` trains both factors; `B` keeps A as it was drawn (FFA-LoRA, arXiv 2403.12313), which makes the mean of
-        the sites' adapters exact.
+      train: `AB` trains both factors; `B` keeps A as it was drawn (FFA-LoRA, arXiv 2403.12313),
+        which makes the mean of the sites' adapters exact.
     """
 
     lora_rank: int

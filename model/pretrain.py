@@ -1,9 +1,10 @@
 """Pre-train the embedded `nano` base: `python -m model.pretrain --data DIR --out DIR`.
 
-A DeepSeek-V3-shaped Mixture of Experts (multi-head latent attention, one shared expert, eight routed experts of which
-two serve a token) learns to continue text, on public corpora only. The run is seeded, writes a checkpoint every few
-minutes and goes on from it when it is started again; `--tokens` may be changed between starts, because the learning
-rate is a function of the share of tokens done (warm-up, plateau, linear decay: Hu et al. 2024, arXiv 2404.06395).
+A DeepSeek-V3-shaped Mixture of Experts (multi-head latent attention, one shared expert, eight
+routed experts of which two serve a token) learns to continue text, on public corpora only. The run
+is seeded, writes a checkpoint every few minutes and goes on from it when it is started again;
+`--tokens` may be changed between starts, because the learning rate is a function of the share of
+tokens done (warm-up, plateau, linear decay: Hu et al. 2024, arXiv 2404.06395).
 
 Shape suffixes: B sequences, T tokens of a sequence, E experts.
 """
@@ -15,12 +16,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
@@ -95,14 +98,18 @@ def read_texts(folder: Path) -> Iterator[str]:
 
 def is_held_out(text: str) -> bool:
     """Whether a document is kept for evaluation: one in a hundred, by a hash of its text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % HELD_OUT_ONE_IN == 0
+    hashed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+    return hashed % HELD_OUT_ONE_IN == 0
 
 
 def train_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     """Train an 8k byte-level BPE tokenizer on the training documents of the mix."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -111,14 +118,23 @@ def train_tokenizer(data: Path) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (text for corpus in MIX for text in read_texts(data / corpus.folder) if not is_held_out(text))
+    texts = (
+        text
+        for corpus in MIX
+        for text in read_texts(data / corpus.folder)
+        if not is_held_out(text)
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", 1)]
     )
     pad, bos, eos = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos, model_max_length=1024
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        bos_token=bos,
+        eos_token=eos,
+        model_max_length=1024,
     )
 
 
@@ -132,8 +148,13 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np
     return np.asarray(ids, dtype=np.uint16)
 
 
-def load_streams(data: Path, out: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, np.ndarray]:
-    """Token streams per corpus (`<folder>` to train on, `<folder>.held_out` to evaluate), cached beside the checkpoint."""
+def load_streams(
+    data: Path, out: Path, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, np.ndarray]:
+    """Token streams per corpus: `<folder>` to train on, `<folder>.held_out` to evaluate.
+
+    They are cached beside the checkpoint.
+    """
     streams = {}
     for corpus in MIX:
         for held_out in (False, True):
@@ -167,20 +188,24 @@ def learning_rate(share_done: float) -> float:
 
 
 class ExpertLoad:
-    """Counts the tokens that each routed expert serves, and nudges the routers' bias towards an even load.
+    """Counts the tokens that each routed expert serves, and evens the load by the routers' bias.
 
-    Auxiliary-loss-free balancing (Wang et al. 2024, arXiv 2408.15664). Pre-training only: at a site the bias is
-    frozen, because its update would be an un-noised statistic of the batch.
+    Auxiliary-loss-free balancing (Wang et al. 2024, arXiv 2408.15664). Pre-training only: at a
+    site the bias is frozen, because its update would be an un-noised statistic of the batch.
     """
 
     def __init__(self, model: nn.Module, num_experts: int) -> None:
-        self.routers = [m for m in model.modules() if hasattr(m, "e_score_correction_bias")]
+        self.routers: list[Any] = [
+            m for m in model.modules() if hasattr(m, "e_score_correction_bias")
+        ]
         self.counts_E = [torch.zeros(num_experts) for _ in self.routers]
         for index, router in enumerate(self.routers):
             router.register_forward_hook(self._hook(index))
 
-    def _hook(self, index: int):  # noqa: ANN202
-        def count(_module: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _hook(self, index: int) -> Callable[..., None]:
+        def count(
+            _module: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]
+        ) -> None:
             self.counts_E[index] += torch.bincount(
                 output[2].flatten(), minlength=len(self.counts_E[index])
             ).float()
@@ -188,7 +213,7 @@ class ExpertLoad:
         return count
 
     def balance(self) -> None:
-        """Move every router's bias one step towards its under-used experts and forget the counts."""
+        """Move every router's bias a step towards its under-used experts; forget the counts."""
         for router, counts_E in zip(self.routers, self.counts_E, strict=True):
             router.e_score_correction_bias += BIAS_STEP * torch.sign(counts_E.mean() - counts_E)
             counts_E.zero_()
@@ -202,15 +227,17 @@ class ExpertLoad:
 
 
 def token_loss(model: DeepseekV3ForCausalLM, window_BT: Tensor) -> Tensor:
-    """Mean negative log-likelihood per token, in nats, of `window_BT[:, 1:]` given what precedes."""
+    """Mean negative log-likelihood a token, in nats, of `window_BT[:, 1:]`."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(input_ids=window_BT[:, :-1], use_cache=False).logits
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), window_BT[:, 1:].flatten())
 
 
 @torch.no_grad()
-def held_out_losses(model: DeepseekV3ForCausalLM, streams: dict[str, np.ndarray]) -> dict[str, float]:
-    """Loss per corpus, in nats a token, on up to 64 windows of documents that were never trained on."""
+def held_out_losses(
+    model: DeepseekV3ForCausalLM, streams: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Loss per corpus, in nats a token, on up to 64 windows of documents never trained on."""
     losses = {}
     for corpus in MIX:
         stream = streams[corpus.folder + ".held_out"]
@@ -224,24 +251,36 @@ def held_out_losses(model: DeepseekV3ForCausalLM, streams: dict[str, np.ndarray]
     return losses
 
 
-def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, object]) -> None:
-    """Write weights, optimizer and progress; a crash on the way leaves the previous checkpoint whole."""
-    flat = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+@dataclass
+class Progress:
+    """Tokens seen, and the curve: [tokens, mean loss since the point before]."""
+
+    tokens: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+def save_checkpoint(
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write weights, optimizer and progress; a crash leaves the previous checkpoint whole."""
+    flat = {
+        f"model.{k}": v.contiguous()
+        for k, v in model.state_dict().items()
+        if k != "lm_head.weight"
+    }
     for index, state in optimizer.state_dict()["state"].items():
         flat |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-    save_file(flat, out / "checkpoint.next", metadata={"progress": json.dumps(progress)})
+    save_file(flat, out / "checkpoint.next", metadata={"progress": json.dumps(asdict(progress))})
     os.replace(out / "checkpoint.next", out / "checkpoint.safetensors")
 
 
-def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, object] | None:
-    """Restore what `save_checkpoint` wrote; None when there is nothing to restore."""
+def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restore what `save_checkpoint` wrote; a new beginning when there is nothing to restore."""
     path = out / "checkpoint.safetensors"
     if not path.exists():
-        return None
-    from safetensors import safe_open  # noqa: PLC0415
-
+        return Progress()
     with safe_open(path, "pt") as opened:
-        progress = json.loads(opened.metadata()["progress"])
+        progress = Progress(**json.loads(opened.metadata()["progress"]))
     flat = load_file(path)
     weights = {k.removeprefix("model."): v for k, v in flat.items() if k.startswith("model.")}
     model.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
@@ -254,8 +293,10 @@ def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimize
     return progress
 
 
-def pretrain(data: Path, out: Path, *, num_tokens: int, seed: int, checkpoint_every_s: float = 180.0) -> None:
-    """Train until `num_tokens` tokens were seen, then write the finished base to `out / "nano"`."""
+def pretrain(
+    data: Path, out: Path, *, num_tokens: int, seed: int, checkpoint_every_s: float = 180.0
+) -> None:
+    """Train until `num_tokens` tokens were seen, then write the base to `out / "nano"`."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer_folder = out / "tokenizer"
     if not tokenizer_folder.exists():
@@ -274,32 +315,33 @@ def pretrain(data: Path, out: Path, *, num_tokens: int, seed: int, checkpoint_ev
         betas=(0.9, 0.95),
         fused=True,
     )
-    progress = load_checkpoint(out, model, optimizer) or {"tokens": 0, "curve": []}
+    progress = load_checkpoint(out, model, optimizer)
     load = ExpertLoad(model, model.config.n_routed_experts)
     batch_tokens = BATCH_SEQUENCES * SEQUENCE_LENGTH
     saved_at = begun_at = time.monotonic()
-    begun_tokens, recent = progress["tokens"], []
-    while progress["tokens"] < num_tokens:
-        # The generator is a function of the step, so a resumed run draws what an uninterrupted one would.
-        generator = np.random.default_rng([seed, progress["tokens"] // batch_tokens])
+    begun_tokens = progress.tokens
+    recent: list[float] = []
+    while progress.tokens < num_tokens:
+        # A function of the step: a resumed run draws what an uninterrupted one would.
+        generator = np.random.default_rng([seed, progress.tokens // batch_tokens])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress["tokens"] / num_tokens)
+            group["lr"] = learning_rate(progress.tokens / num_tokens)
         loss = token_loss(model, draw_batch(streams, generator))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         load.balance()
-        progress["tokens"] += batch_tokens
+        progress.tokens += batch_tokens
         recent.append(loss.item())
         now = time.monotonic()
         if len(recent) == 50:
-            rate = (progress["tokens"] - begun_tokens) / (now - begun_at)
+            rate = (progress.tokens - begun_tokens) / (now - begun_at)
             mean = sum(recent) / len(recent)
-            progress["curve"].append([progress["tokens"], round(mean, 4)])
-            left_s = (num_tokens - progress["tokens"]) / rate
+            progress.curve.append((progress.tokens, round(mean, 4)))
+            left_s = (num_tokens - progress.tokens) / rate
             print(
-                f"{progress['tokens'] / 1e6:7.2f} of {num_tokens / 1e6:.0f} M tokens  loss {mean:.3f}  "
+                f"{progress.tokens / 1e6:7.2f} of {num_tokens / 1e6:.0f} M tokens  loss {mean:.3f}  "
                 f"{rate:,.0f} tokens/s  {left_s / 60:.0f} min left",
                 file=sys.stderr,
                 flush=True,
@@ -318,21 +360,21 @@ def finish(
     tokenizer: PreTrainedTokenizerFast,
     streams: dict[str, np.ndarray],
     load: ExpertLoad,
-    progress: dict[str, object],
+    progress: Progress,
 ) -> None:
     """Write weights in bfloat16, tokenizer and measurements to `out / "nano"`."""
     folder = out / "nano"
     rounded = DeepseekV3ForCausalLM(model.config)
     rounded.load_state_dict(model.state_dict())
-    rounded.to(torch.bfloat16).save_pretrained(folder)
+    rounded.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     load.take_shares()
     losses = held_out_losses(model, streams)
     report = {
-        "tokens": progress["tokens"],
+        "tokens": progress.tokens,
         "held_out_loss": losses,
         "expert_shares": load.take_shares(),
-        "curve": progress["curve"],
+        "curve": progress.curve,
     }
     (folder / "pretraining.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(losses), flush=True)
@@ -342,20 +384,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(
         prog="python -m model.pretrain",
-        description="Pre-train the embedded nano base; goes on from its checkpoint when started again.",
-        epilog="example: python -m model.pretrain --data corpora --out nano-run --tokens 18e6 --threads 2",
+        description="Pre-train the embedded nano base; goes on from its checkpoint.",
+        epilog="example: python -m model.pretrain --data corpora --out nano-run --tokens 12e6",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds " + ", ".join(c.folder for c in MIX))
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and result")
-    parser.add_argument("--tokens", type=float, default=18e6, help="tokens to see in all (default: 18e6)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches (default: 0)")
+    folders = ", ".join(corpus.folder for corpus in MIX)
+    parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {folders}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, result")
+    parser.add_argument("--tokens", type=float, default=12e6, help="in all (default: 12e6)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches (default: 0)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     arguments = parser.parse_args(argv)
     missing = [c.folder for c in MIX if not (arguments.data / c.folder).is_dir()]
     if missing:
         parser.error(f"expected folders {', '.join(missing)} in {arguments.data}")
     torch.set_num_threads(arguments.threads)
-    pretrain(arguments.data, arguments.out, num_tokens=int(arguments.tokens), seed=arguments.seed)
+    num_tokens = int(arguments.tokens)
+    pretrain(arguments.data, arguments.out, num_tokens=num_tokens, seed=arguments.seed)
 
 
 if __name__ == "__main__":

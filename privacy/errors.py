@@ -14,8 +14,8 @@ FederationError
 └── VerificationError      a signature, proof or digest does not check out
     └── TamperError        a log does not hash to its signed tree head
 
-A message says what was expected and what came, in lower case, and never carries the text of a record. `hint` says what
-the reader can do next.
+A message says what was expected and what came, in lower case, and never carries the text of a
+record. `hint` says what the reader can do next.
 """
 
 

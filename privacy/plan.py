@@ -243,7 +243,10 @@ class RunPlan:
 
     @property
     def run_id(self) -> str:
-        """The run's number in messages and entries, as digits; a plan is run once, so it follows from the digest."""
+        """The run's number in messages and entries, as digits.
+
+        A plan is run once, so it follows from the digest.
+        """
         return str(int(self.digest.removeprefix("sha256:")[:16], 16))
 
     @classmethod

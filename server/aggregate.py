@@ -1,5 +1,4 @@
-"""Weighted mean of the sites' updates, one update at a time (McMahan et al. 2017, arXiv
-1602.05629).
+"""Weighted mean of the sites' updates, one at a time (McMahan et al. 2017, arXiv 1602.05629).
 
 Only one update and one running sum are in memory. The sum is float64, so the order in which sites
 answer changes nothing that float32 could show.

@@ -7,7 +7,7 @@ seed, each site's declared units from the roster. The plan is complete: nothing 
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,6 +27,9 @@ from privacy.plan import (
 )
 from server.config import FederationConfig
 from server.roster import Roster
+
+if TYPE_CHECKING:
+    from model.adapter import AdapterState
 
 # The same for every run: A is random, so any seed is as good, and a site can make it again.
 INITIAL_SEED = 0
@@ -186,7 +189,7 @@ def _shares(written: PlanFile, roster: Roster) -> tuple[SiteShare, ...]:
     return tuple(SiteShare(name=name, num_units=active[name]) for name in sorted(set(names)))
 
 
-def _adapter(written: PlanFile, folder: Path):  # noqa: ANN202  the type needs torch
+def _adapter(written: PlanFile, folder: Path) -> tuple[BaseRef, AdapterConfig, "AdapterState"]:
     """The base by digest, the adapter's numbers, and its initial tensors."""
     # Imported here: torch takes seconds, and the other commands never get here.
     from model.adapter import initial_adapter

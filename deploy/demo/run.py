@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from deploy.demo import generate
 
+Json = Any
 MARKER = ".cloister-demo"
 FEDERATION = "demo"
 RUN_LIMIT_S = 1800.0
@@ -50,6 +51,10 @@ class Party:
     home: Path
     news: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
+
+    def hear(self, line: str) -> None:
+        """Take one line of what the site's agent tells."""
+        self.news.update(json.loads(line))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +173,7 @@ def _count(path: Path) -> tuple[int, bool]:
 
 def _rounded(number: float) -> int:
     """Two significant digits: near the true number, and not it."""
-    digits = 10 ** max(0, len(str(int(number))) - 2)
+    digits = int("1" + "0" * max(0, len(str(int(number))) - 2))
     return max(1, int(number) // digits * digits)
 
 
@@ -178,14 +183,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# -- the commands ------------------------------------------------------------------------------------
+# -- the commands ------------------------------------------------------------------------------
 
 
 def _command(name: str, *arguments: str) -> list[str]:
     return [str(BIN / name), *arguments]
 
 
-def _call(name: str, *arguments: str, secret: str = "") -> Any:
+def _call(name: str, *arguments: str, secret: str = "") -> Json:
     """Run a command to its end and return its JSON."""
     environment = {**os.environ, **({"CLOISTER_CA_PASSPHRASE": secret} if secret else {})}
     done = subprocess.run(
@@ -206,7 +211,7 @@ def _enrol(coordinator: Path, address: str, parties: list[Party]) -> None:
     home = ("--home", str(coordinator))
     delta = _delta(parties)
 
-    def init(party: Party) -> Any:
+    def init(party: Party) -> Json:
         return _call(
             "cloister-site", "init", "--home", str(party.home), "--name", party.name,
             "--federation", FEDERATION, "--coordinator", address, "--data", str(party.data),
@@ -261,7 +266,7 @@ def _start(
             processes, party.home / "agent.log",
             "cloister-site", "start", "--home", str(party.home), "--json",
         )  # fmt: skip
-        _follow(party.process, lambda line, p=party: p.news.update(json.loads(line)))
+        _follow(party.process, party.hear)
     _await(
         lambda: all(party.news.get("state") for party in parties), processes, "every site's agent"
     )
@@ -398,13 +403,13 @@ def _finish(
         "verified": bool(verified),
     }  # fmt: skip
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for line in _table(summary["sites"]):
+    for line in _table(results):
         _say(line)
     _say(f"log: {summary['log_entries']} entries, verified")
     return report
 
 
-def _table(sites: Mapping[str, Any]) -> Iterator[str]:
+def _table(sites: Mapping[str, Json]) -> Iterator[str]:
     """Losses and accuracies on the held-out units, one site a line."""
     yield ""
     yield f"{'':14} {'loss on held-out units':^26}   {'accuracy':^26}"
