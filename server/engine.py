@@ -45,6 +45,7 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_id,
     get_object_tree,
     iterate_object_tree,
     no_object_id_recompute,
@@ -75,6 +76,8 @@ SMALL_REQUEST_BYTES = 64 * 1024
 MAX_OBJECTS_PER_MESSAGE = 256
 # A site that lost the line announces its reply again; more often than this is none of ours.
 MAX_ANNOUNCEMENTS = 16
+# Objects of a reply are written together: each write alone takes as long as all of them.
+MAX_HELD_BYTES = 8 * 1024 * 1024
 # Entries of one round go together; one entry is at most 2 MB.
 MAX_APPEND_BYTES = 4 * 1024 * 1024
 _OBJECT_OVERHEAD_BYTES = 64 * 1024
@@ -107,6 +110,9 @@ class _PushSession:
     reply_to: str
     missing: set[str]
     bytes_left: int
+    held: dict[str, bytes] = field(default_factory=dict)
+    held_bytes: int = 0
+    num_writing: int = 0
 
 
 @dataclass
@@ -385,20 +391,20 @@ class Engine:
         node_id = self._own_node(request.node.node_id, public_key)
         condition = self._condition(node_id)
         deadline = time.monotonic() + LONG_POLL_S
-        while True:
-            with condition:
+        with condition:
+            while True:
                 with self._transaction():
                     response = fleet_handlers.pull_messages(request, self.state, self.store)
-                left = deadline - time.monotonic()
-                if (
-                    response.messages_list
-                    or left <= 0
-                    or self._stopping.is_set()
-                    or not context.is_active()
-                ):
+                if response.messages_list:
                     break
-                condition.wait(min(left, ROSTER_CHECK_S))
-            self._active_site(public_key)
+                is_woken = False
+                while not is_woken and (left := deadline - time.monotonic()) > 0:
+                    is_woken = condition.wait(min(left, ROSTER_CHECK_S))
+                    if self._stopping.is_set() or not context.is_active():
+                        return response
+                    self._active_site(public_key)
+                if not is_woken:
+                    return response
         with self._lock:
             pulled = self._pulled.setdefault(node_id, {})
             for message, tree in zip(
@@ -487,20 +493,35 @@ class Engine:
             session.bytes_left -= len(request.object_content)
             if session.bytes_left < 0:
                 raise Refused("request-bytes", grpc.StatusCode.RESOURCE_EXHAUSTED)
-        with self._transaction():
-            stored = self.state.store_object(
-                request.run_id, request.session_id, request.object_id, request.object_content
-            )
-        if stored:
+            if get_object_id(request.object_content) != request.object_id:
+                raise Refused("malformed", grpc.StatusCode.INVALID_ARGUMENT)
+            session.missing.discard(request.object_id)
+            session.held[request.object_id] = request.object_content
+            session.held_bytes += len(request.object_content)
+            held: dict[str, bytes] = {}
+            if not session.missing or session.held_bytes > MAX_HELD_BYTES:
+                held, session.held, session.held_bytes = session.held, {}, 0
+            session.num_writing += bool(held)
+        # A crash before this write loses what was taken: the site sends its kept reply again.
+        if held:
+            with self._transaction():
+                stored = [
+                    self.state.store_object(request.run_id, request.session_id, object_id, content)
+                    for object_id, content in held.items()
+                ]
             with self._lock:
-                session.missing.discard(request.object_id)
+                session.num_writing -= 1
+            if not all(stored):
+                raise Refused("malformed", grpc.StatusCode.INVALID_ARGUMENT)
             self._complete(request.session_id, session)
-        return message_pb2.PushObjectResponse(stored=stored)
+        return message_pb2.PushObjectResponse(stored=True)
 
     def _complete(self, session_id: str, session: _PushSession) -> None:
         """Hand a reply to the grid once its last object is here."""
         with self._lock:
-            if session.missing or self._sessions.pop(session_id, None) is None:
+            if session.missing or session.held or session.num_writing:
+                return
+            if self._sessions.pop(session_id, None) is None:
                 return
         if self._grid is not None:
             self._grid.arrived(session.reply_to)
