@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from transformers.utils import logging
 from model.base import load_base
 
 NUM_TOKENS = 259
-SHARED = {
+SHARED: dict[str, Any] = {
     "vocab_size": NUM_TOKENS,
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -40,7 +41,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "mixtral": lambda: MixtralConfig(**SHARED, num_local_experts=4, num_key_value_heads=2),
     "olmoe": lambda: OlmoeConfig(**SHARED, num_experts=4, num_key_value_heads=2),
     "qwen3_moe": lambda: Qwen3MoeConfig(
-        **SHARED, num_experts=4, num_key_value_heads=2, head_dim=8, norm_topk_prob=True
+        **SHARED, num_experts=4, num_key_value_heads=2, norm_topk_prob=True
     ),
     "deepseek_v3": lambda: DeepseekV3Config(
         **SHARED,

@@ -1,6 +1,7 @@
 """What is adapted, what trains, and that an adapter is its values to the bit."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from model.adapter import (
 )
 from model.base import load_base, read_config
 from model.config import AdapterConfig, TensorSpec
+from model.loss import base_of
 from model.tensors import packed_digest
 
 CONFIG = AdapterConfig(lora_rank=3, lora_alpha=6.0)
@@ -48,13 +50,13 @@ def test_specs_are_the_same_from_configuration_model_and_injected_model(folder: 
 
 
 @pytest.mark.parametrize("train", ["AB", "B"])
-def test_exactly_the_planned_tensors_train(folder: Path, train: str) -> None:
+def test_exactly_the_planned_tensors_train(folder: Path, train: Literal["AB", "B"]) -> None:
     config = AdapterConfig(lora_rank=3, lora_alpha=6.0, train=train)
     injected = inject_adapter(load_base(folder, None)[0], config)
     trainable = {name for name, p in injected.named_parameters() if p.requires_grad}
     assert trainable == {
         spec.name.replace(".weight", ".default.weight")
-        for spec in adapter_specs(injected.get_base_model().config, config)
+        for spec in adapter_specs(base_of(injected), config)
         if spec.trained
     }
     assert all((".lora_B." in name) or train == "AB" for name in trainable)

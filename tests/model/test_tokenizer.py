@@ -48,7 +48,7 @@ def test_any_text_fits_and_ends_with_the_template_and_the_answer(
     example = encode(tokenizer, prompt, answer, text)
     assert len(example.input_ids) <= max_tokens
     before = tokenizer.decode(example.input_ids[: example.answer_start])
-    assert before.endswith("\nLabel:")
+    assert str(before).endswith("\nLabel:")
     assert example.input_ids[example.answer_start :] == encode_answer(tokenizer, answer, text)
 
 
