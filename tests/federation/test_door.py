@@ -111,9 +111,7 @@ def test_a_client_without_a_certificate_is_cut_off(door: Federation) -> None:
     assert code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_certificate_of_another_authority_is_cut_off(
-    door: Federation, tmp_path: Any
-) -> None:
+def test_a_certificate_of_another_authority_is_cut_off(door: Federation, tmp_path: Any) -> None:
     other = Authority.create(
         tmp_path, federation="regio", passphrase="", at=datetime.now(UTC), plain=True
     )
@@ -232,9 +230,7 @@ def test_a_site_cannot_be_another_one(
 def instruct(grid: EngineGrid, link: Link) -> str:
     """Send an instruction to a node; returns its id."""
     plan = quiet_plan("door")
-    instruction = wire.Instruction(
-        kind="train", plan=plan.digest, server_round=1, adapter=INITIAL
-    )
+    instruction = wire.Instruction(kind="train", plan=plan.digest, server_round=1, adapter=INITIAL)
     content = wire.write_instruction(instruction, plan)
     (message_id,) = grid.push_messages([Message(content, link._node.node_id, "train")])
     return message_id

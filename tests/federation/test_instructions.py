@@ -132,9 +132,7 @@ def refused_as(rule: str, site: Site, ask: Callable[[], Message]) -> None:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_coordinator_that(
-    name: str, shared: Federation, site: Site, approved: RunPlan
-) -> None:
+def test_a_coordinator_that(name: str, shared: Federation, site: Site, approved: RunPlan) -> None:
     rule, lie, rest = ATTACKS[name]
     refused_as(rule, site, lambda: shared.ask(site, approved, lie=lie, **rest))  # type: ignore[arg-type]
 
@@ -147,9 +145,7 @@ def test_a_plan_that_nobody_approved_is_refused(shared: Federation, site: Site) 
 def test_a_plan_that_was_changed_after_its_approval_is_refused(
     shared: Federation, site: Site, approved: RunPlan
 ) -> None:
-    less_noise = replace(
-        approved, mechanism=replace(approved.mechanism, noise_multiplier=20.0)
-    )
+    less_noise = replace(approved, mechanism=replace(approved.mechanism, noise_multiplier=20.0))
     refused_as("unapproved-plan", site, lambda: shared.ask(site, less_noise))
 
 

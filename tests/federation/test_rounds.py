@@ -14,9 +14,7 @@ def test_a_run_releases_the_weighted_mean_of_the_updates(federation, new_plan):
         site.decide(plan)
     assert federation.wait(plan) == "finished"
     run = federation.coordinator.runs.get(plan.digest)
-    adapter = read_adapter_folder(
-        federation.coordinator.registry.path(run.adapter), plan.tensors
-    )
+    adapter = read_adapter_folder(federation.coordinator.registry.path(run.adapter), plan.tensors)
     initial = read_adapter_folder(
         federation.coordinator.registry.path(plan.initial_adapter), plan.tensors
     )

@@ -407,7 +407,7 @@ class Federation:
     def run(self, plan: RunPlan, timeout_s: float = 40.0) -> Run:
         """Offer a plan, have its sites approve it, and wait for its end; then all are honest."""
         assert self.coordinator is not None
-        self.offer(plan)
+        self.offer(plan, wait_s=30.0)
         for share in plan.sites:
             self.sites[share.name].decide(plan)
         self.wait(plan, timeout_s)
@@ -427,9 +427,7 @@ class Federation:
         group_id: str = "1",
         timeout_s: float = 15.0,
     ) -> Message:
-        """Send an instruction past strategy and plan, as a hostile coordinator would; returns
-        what comes back.
-        """
+        """Send an instruction past strategy and plan; returns what comes back."""
         assert self.coordinator is not None
         engine = self.coordinator.engine
         node = engine.node_of(site.public_key)
@@ -467,11 +465,11 @@ class Federation:
             if entry.event is Event.DOOR_REFUSED
         ]
 
-    def offer(self, plan: RunPlan) -> None:
-        """Offer a plan to the sites."""
+    def offer(self, plan: RunPlan, wait_s: float = 0.0) -> None:
+        """Offer a plan to the sites; once its quorum approved, wait for the others."""
         assert self.coordinator is not None
         self.coordinator.registry.release(plan.tensors, INITIAL, plan.adapter, plan.base.name)
-        control(self.config, "Offer", plan=plan.canonical().decode(), wait_s=0.0)
+        control(self.config, "Offer", plan=plan.canonical().decode(), wait_s=wait_s)
 
     def wait(self, plan: RunPlan, timeout_s: float = 60.0) -> RunState:
         """Wait until the run of a plan is over; returns how it ended."""
