@@ -82,11 +82,11 @@ app = ServerApp()
 def simulate(grid: Grid, context: Context) -> None:
     """Run a plan in Flower's simulation.
 
-    Run config: `plan` (file of canonical bytes), `initial` (folder of the initial adapter), `out`
-    (folder for released adapters). Nodes stand for the plan's sites in the order of their ids.
+    Run config: `plan` (canonical text), `initial` (folder of the initial adapter), `out` (folder
+    for released adapters). There is one node for each of the plan's sites.
     """
     config = context.run_config
-    plan = RunPlan.parse(Path(str(config["plan"])).read_bytes())
+    plan = RunPlan.parse(str(config["plan"]).encode())
     initial = read_adapter_folder(Path(str(config["initial"])), plan.tensors)
     rounds = FolderRounds(plan, Registry(Path(str(config["out"]))))
 

@@ -162,7 +162,12 @@ class PlanStrategy(Strategy):
         ]
 
     def _sender(self, message: Message) -> str:
-        """The site whose node sent a reply."""
+        """The site whose node sent a reply; in a simulation the one that the reply names."""
+        if self._keys is None and message.has_content():
+            record = message.content.get("reply")
+            named = record.get("site") if isinstance(record, ConfigRecord) else None
+            if named in {share.name for share in self._plan.sites}:
+                return str(named)
         return self._sites[message.metadata.src_node_id]
 
     def _checked(
