@@ -1,0 +1,176 @@
+"""A whole run by the commands, from init to the auditor's report."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from safetensors.numpy import load_file
+
+from model.base import load_base, nano_folder
+from privacy.audit.entry import Event
+from tests.e2e import probe
+from tests.e2e.conftest import SITE_BUDGET, Enrolled, Story
+from tests.e2e.consortium import FEDERATION, NUM_UNITS, SITES, Consortium
+
+
+def test_every_command_on_the_way_succeeds(enrolled: Enrolled, story: Story) -> None:
+    failed = {
+        name: answer.talk
+        for name, answer in (*enrolled.answers.items(), *story.answers.items())
+        if answer.status != 0
+    }
+    assert failed == {}
+
+
+def test_init_tells_a_program_what_two_people_compare_by_voice(enrolled: Enrolled) -> None:
+    assert set(enrolled.answers["init"].result) == {"federation", "fingerprint"}
+    for name in SITES:
+        assert set(enrolled.answers[f"init {name}"].result) == {"request", "fingerprint"}
+        approved = enrolled.answers[f"approve {name}"].result
+        assert approved["site"] == name
+        assert set(approved) == {"site", "kit", "days"}
+        assert enrolled.answers[f"enrol {name}"].result["federation"] == FEDERATION
+
+
+def test_check_finds_nothing_wrong_at_an_enrolled_site(story: Story) -> None:
+    findings = story.answers["check"].result
+    assert [f["name"] for f in findings if not f["ok"]] == []
+    assert all(set(f) == {"name", "ok", "found", "next"} for f in findings)
+
+
+def test_run_tells_how_each_round_went(story: Story) -> None:
+    told = story.answers["run"].result
+    assert told["state"] == "finished"
+    assert told["approved"] == sorted(SITES)
+    assert [(r["server_round"], r["num_updates"]) for r in told["rounds"]] == [(1, 2), (2, 2)]
+    assert told["adapter"] == told["rounds"][-1]["adapter"]
+    talk = story.answers["run"].talk
+    for line in ("approved by bank", "round 1/2  2 updates", "run story finished"):
+        assert line in talk
+
+
+def test_status_names_the_run_and_its_sites(story: Story) -> None:
+    status = story.answers["status"].result
+    assert status["running"] is True
+    assert status["federation"] == FEDERATION
+    assert {(s["site"], s["active"], s["num_units"]) for s in status["sites"]} == {
+        (name, True, NUM_UNITS) for name in SITES
+    }
+    assert [(run["run"], run["state"]) for run in status["runs"]] == [("story", "finished")]
+
+
+def test_each_round_was_spent_once_within_the_budget(story: Story) -> None:
+    for name in SITES:
+        budget = story.answers[f"budget {name}"].result
+        assert [r["server_round"] for r in budget["rounds"]] == [1, 2]
+        assert all(r["update"] for r in budget["rounds"])
+        assert 0 < budget["epsilon"] <= 8 < budget["budget_epsilon"] == SITE_BUDGET
+
+
+def test_sent_lists_everything_that_left_and_nothing_else(story: Story) -> None:
+    sent = story.answers["sent"].result
+    assert [(s["kind"], s["server_round"]) for s in sent] == [
+        ("train", 1), ("train", 2), ("evaluate", 2),
+    ]  # fmt: skip
+    spent = [r["update"] for r in story.answers["budget clinic"].result["rounds"]]
+    assert [s["update"] for s in sent[:2]] == spent
+    assert all(s["sent_at"] and s["bytes"] > 0 for s in sent)
+
+
+def test_the_log_verifies_and_holds_every_step_of_every_site(story: Story) -> None:
+    verified = story.answers["verify"].result
+    assert verified["verified"] is True
+    assert set(verified["sites"]) == set(SITES)
+    for name in SITES:
+        events = [e.event for e in story.consortium.entries() if e.party == name]
+        for event, times in (
+            (Event.PLAN_APPROVED, 1), (Event.DATA_MASKED, 1), (Event.SELF_TEST_PASSED, 1),
+            (Event.BUDGET_RESERVED, 2), (Event.BUDGET_COMMITTED, 2), (Event.UPDATE_SENT, 2),
+            (Event.EVALUATED, 1),
+        ):  # fmt: skip
+            assert events.count(event) == times, (name, event)
+    refusals = {Event.DOOR_REFUSED, Event.UPDATE_REJECTED, Event.ROUND_FAILED}
+    assert [e.event for e in story.consortium.entries() if e.event in refusals] == []
+
+
+def test_the_report_stands_alone(story: Story) -> None:
+    page = (story.consortium.root / "report.html").read_text()
+    for name in SITES:
+        assert name in page
+    for outside in ("<script", "src=", "url(", "<link", "@import"):
+        assert outside not in page
+
+
+def test_the_results_of_a_site_stay_in_its_folder(story: Story) -> None:
+    for name in SITES:
+        results = json.loads((story.consortium.site(name) / "results.json").read_text())
+        assert results["alone"] is None  # as its site.toml says
+        for adapter in ("base", "federated"):
+            assert results[adapter]["loss"] > 0
+            assert 0 <= results[adapter]["accuracy"] <= 1
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_peft_loads_the_released_adapter_and_it_does_something(story: Story) -> None:
+    adapters = story.consortium.home / "adapters"
+    digest = story.answers["run"].result["adapter"]
+    (folder,) = [f for f in adapters.iterdir() if digest.removeprefix("sha256:") in f.name]
+    base, tokenizer = load_base(nano_folder(), None)
+    inputs = tokenizer("Referral: painful blisters along one rib.", return_tensors="pt")
+    before = base(**inputs).logits.detach().numpy()
+    adapted = PeftModel.from_pretrained(base, folder)
+    after = adapted(**inputs).logits.detach().numpy()
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert len(saved) == sum("lora" in name for name, _ in adapted.named_parameters())
+    assert np.isfinite(after).all()
+    assert np.abs(after - before).max() > 0
+
+
+def test_no_update_is_left_at_the_coordinator_after_a_run(story: Story) -> None:
+    for name in SITES:
+        with contextlib.closing(
+            sqlite3.connect(story.consortium.site(name) / "journal.sqlite")
+        ) as journal:
+            kept = journal.execute("SELECT content FROM outbox WHERE kind = 'train'").fetchall()
+        parts = [content[len(content) // 2 :][:64] for (content,) in kept]
+        assert len(parts) == 2
+        came = b"".join(
+            body
+            for recorded in story.recorded(name, "opened", "up").values()
+            for body in probe.streams(recorded).values()
+        )
+        for path in (story.consortium.home / "state").iterdir():
+            held = path.read_bytes()
+            for part in parts:
+                assert part in came
+                assert part not in held, path
+
+
+def test_no_file_with_a_key_or_a_record_of_work_is_readable_by_others(story: Story) -> None:
+    made = story.consortium
+    private = [made.home / "state", *(made.site(name) / "keys" for name in SITES)]
+    found = [path for folder in private for path in folder.iterdir()]
+    found += [made.home / "keys" / "signing.key", made.home / "keys" / "tls.key"]
+    found += [made.home / "authority" / "ca.key"]
+    for name in SITES:
+        found += [made.site(name) / leaf for leaf in ("journal.sqlite", "results.json")]
+        found += list((made.site(name) / "ledger").iterdir())
+    assert [p for p in found if stat.S_IMODE(p.stat().st_mode) & 0o077] == []
+
+
+def test_a_log_with_one_changed_letter_does_not_verify(story: Story, tmp_path: Path) -> None:
+    log = Path(shutil.copytree(story.consortium.log, tmp_path / "log"))
+    lines = (log / "entries.jsonl").read_bytes().split(b"\n")
+    changed = lines[7].replace(b"A", b"B", 1)
+    assert changed != lines[7]
+    (log / "entries.jsonl").write_bytes(b"\n".join([*lines[:7], changed, *lines[8:]]))
+    made = Consortium(root=story.consortium.root, port=story.consortium.port)
+    answer = made.call("cloister-audit", "verify", log)
+    assert answer.status == 1
+    assert "entry 7" in answer.talk
