@@ -1,0 +1,70 @@
+"""A site's folder: who may read what, and one agent at a time."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from client.home import SiteHome
+from privacy.errors import ConfigError
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> SiteHome:
+    return SiteHome(tmp_path / "site")
+
+
+def test_keys_are_their_owners_alone(home: SiteHome) -> None:
+    home.make_keys()
+    assert stat.S_IMODE(home.keys_folder.stat().st_mode) == 0o700
+    keys = list(home.keys_folder.iterdir())
+    assert len(keys) == 3
+    for key in keys:
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(home.holdout_key()) == 32
+
+
+def test_keys_are_never_made_twice(home: SiteHome) -> None:
+    home.make_keys()
+    before = {path: path.read_bytes() for path in home.keys_folder.iterdir()}
+    with pytest.raises(ConfigError):
+        home.make_keys()
+    assert {path: path.read_bytes() for path in home.keys_folder.iterdir()} == before
+
+
+def test_a_lost_holdout_key_is_never_replaced(home: SiteHome) -> None:
+    home.make_keys()
+    home.holdout_key_path.write_bytes(b"short")
+    with pytest.raises(ConfigError, match="expected 32 bytes"):
+        home.holdout_key()
+    home.holdout_key_path.unlink()
+    with pytest.raises(ConfigError) as missing:
+        home.holdout_key()
+    assert "units held out before" in missing.value.hint
+
+
+def test_a_site_without_a_kit_says_what_to_do(home: SiteHome) -> None:
+    with pytest.raises(ConfigError) as missing:
+        home.kit()
+    assert "enrol" in missing.value.hint
+
+
+def test_one_agent_at_a_time(home: SiteHome) -> None:
+    home.folder.mkdir()
+    assert home.agent_pid() is None
+    with home.agent_lock():
+        assert home.agent_pid() is not None
+        with pytest.raises(ConfigError, match="runs on"), home.agent_lock():
+            pass
+    assert home.agent_pid() is None
+    with home.agent_lock():
+        pass
+
+
+def test_a_file_is_replaced_whole_and_is_its_owners_alone(home: SiteHome) -> None:
+    home.folder.mkdir()
+    home.write_json(home.status_path, {"state": "a" * 1000})
+    home.write_json(home.status_path, {"state": "b"})
+    assert home.status_path.read_text() == '{\n "state": "b"\n}\n'
+    assert stat.S_IMODE(home.status_path.stat().st_mode) == 0o600
+    assert [path.name for path in home.folder.iterdir()] == ["status.json"]

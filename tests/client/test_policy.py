@@ -1,0 +1,112 @@
+"""Which plans a person at a site may approve: one rule refuses one thing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client.config import (
+    BudgetSection,
+    DataSection,
+    PolicySection,
+    SiteConfig,
+    SiteSection,
+)
+from client.policy import PlanRuleError, check_budget, check_plan, describe
+from model.config import BaseRef
+from privacy.dp.config import Unit
+from privacy.dp.ledger import Ledger
+from privacy.masking.config import MaskingConfig
+from privacy.plan import RunPlan
+from tests.federation.world import quiet_plan
+
+PLAN = quiet_plan("policy")
+
+
+def config(**policy: object) -> SiteConfig:
+    """The settings of site a."""
+    return SiteConfig(
+        site=SiteSection(name="a", coordinator="127.0.0.1:9092"),
+        data=DataSection(path=Path("/records.jsonl"), num_units=100),
+        budget=BudgetSection(epsilon=8.0, delta=1e-3),
+        policy=PolicySection(**policy),  # type: ignore[arg-type]
+    )
+
+
+def mechanism(**changes: object) -> RunPlan:
+    return replace(PLAN, mechanism=replace(PLAN.mechanism, **changes))  # type: ignore[arg-type]
+
+
+def test_a_plan_within_the_rules_may_be_approved() -> None:
+    check_plan(PLAN, config(), "regio")
+
+
+@pytest.mark.parametrize(
+    ("rule", "plan", "policy"),
+    [
+        ("federation", replace(PLAN, federation="other"), {}),
+        ("not-a-participant", replace(PLAN, sites=PLAN.sites[1:]), {}),
+        (
+            "num-units",
+            replace(PLAN, sites=(replace(PLAN.sites[0], num_units=101), *PLAN.sites[1:])),
+            {},
+        ),
+        ("unit", mechanism(unit=Unit.PATIENT), {}),
+        ("max-epsilon-per-run", mechanism(target_epsilon=9.0), {}),
+        ("min-noise-multiplier", PLAN, {"min_noise_multiplier": 41.0}),
+        ("delta", mechanism(delta=0.01), {}),
+        ("max-rounds", replace(PLAN, rounds=replace(PLAN.rounds, num_rounds=201)), {}),
+        ("min-sites", replace(PLAN, rounds=replace(PLAN.rounds, min_sites=1)), {}),
+        ("max-update-bytes", PLAN, {"max_update_bytes": 49_999}),
+        (
+            "allowed-bases",
+            replace(PLAN, base=BaseRef(name="other", digest="sha256:" + "1" * 64)),
+            {},
+        ),
+        (
+            "required-masking",
+            replace(PLAN, masking=MaskingConfig(entity_types=("EMAIL",))),
+            {},
+        ),
+        ("target-epsilon", mechanism(target_epsilon=0.001, noise_multiplier=1.0), {}),
+    ],
+)
+def test_a_rule_refuses(rule: str, plan: RunPlan, policy: dict[str, object]) -> None:
+    with pytest.raises(PlanRuleError) as refused:
+        check_plan(plan, config(**policy), "regio")
+    assert refused.value.rule == rule
+
+
+def test_a_base_may_be_allowed_by_its_digest() -> None:
+    check_plan(PLAN, config(allowed_bases=(PLAN.base.digest,)), "regio")
+
+
+@pytest.mark.parametrize(
+    ("rule", "plan"),
+    [
+        ("budget", mechanism(noise_multiplier=0.6, sample_rate=1.0, target_epsilon=30.0)),
+        ("ledger-terms", mechanism(unit=Unit.CUSTOMER)),
+        ("ledger-terms", mechanism(delta=5e-3)),
+    ],
+)
+def test_the_ledger_refuses(rule: str, plan: RunPlan, tmp_path: Path) -> None:
+    ledger = Ledger(
+        tmp_path / "records.sqlite",
+        population="records",
+        unit=Unit.RECORD,
+        budget_epsilon=3.0,
+        delta=1e-3,
+    )
+    check_budget(PLAN, ledger)
+    with pytest.raises(PlanRuleError) as refused:
+        check_budget(plan, ledger)
+    assert refused.value.rule == rule
+    assert ledger.entries() == []
+
+
+def test_the_person_reads_everything_that_the_rules_look_at() -> None:
+    text = describe(PLAN)
+    for part in (PLAN.run, PLAN.digest, PLAN.base.digest, "epsilon <= 2", "delta 0.001"):
+        assert part in text
+    for part in ("noise multiplier 40", "100 units", "rounds       1,", "50,000 bytes", "num_steps"):
+        assert part in text

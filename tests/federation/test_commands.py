@@ -1,0 +1,140 @@
+"""Both command lines, from an empty folder to an approved plan, as an operator types them."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+import client.cli
+import server.cli
+from privacy import transit
+from privacy.audit.entry import Event, parse_entry
+from privacy.audit.verify import verify_log
+from privacy.pki.identity import SigningKey
+from server.app import build_app
+from server.config import load
+from server.coordinator import Coordinator, control
+from tests.federation.world import INITIAL, _free_port, quiet_plan
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    port = _free_port()
+    assert server.cli.main(init_arguments(tmp_path, port)) == 0
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_text("")
+        arguments = ["init", "--home", str(tmp_path / name), "--name", name]
+        arguments += ["--federation", "regio", "--coordinator", f"127.0.0.1:{port}"]
+        arguments += ["--data", str(tmp_path / f"{name}.jsonl"), "--units", "100"]
+        assert client.cli.main([*arguments, "--epsilon", "8", "--delta", "1e-3"]) == 0
+    return tmp_path
+
+
+def init_arguments(folder: Path, port: int) -> list[str]:
+    address = f"127.0.0.1:{port}"
+    return ["init", "--home", str(folder / "hub"), "--name", "regio", "--plain-key"] + [
+        *("--address", address, "--listen", address)
+    ]
+
+
+def enrol(folder: Path, name: str) -> None:
+    hub, kit = str(folder / "hub"), str(folder / f"{name}-kit.json")
+    request = str(folder / name / "request.json")
+    assert server.cli.main(["approve", request, "--home", hub, "--out", kit, "--yes"]) == 0
+    assert client.cli.main(["enrol", kit, "--home", str(folder / name), "--yes"]) == 0
+
+
+def test_a_federation_is_made_enrolled_and_asked(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        enrol(folder, name)
+    config = load(folder / "hub")
+    credentials = transit.server_credentials(
+        ca_pem=(config.keys_folder / "ca.pem").read_bytes(),
+        certificate_pem=(config.keys_folder / "tls.pem").read_bytes(),
+        key_pem=(config.keys_folder / "tls.key").read_bytes(),
+    )
+    key = SigningKey.load(config.keys_folder / "signing.key")
+    coordinator = Coordinator(config, key, credentials, build_app)
+    ready = threading.Event()
+    thread = threading.Thread(target=coordinator.serve, args=(lambda _port: ready.set(),))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        # While it runs, too.
+        enrol(folder, "c")
+        plan = quiet_plan("commands")
+        coordinator.registry.release(plan.tensors, INITIAL, plan.adapter, plan.base.name)
+        control(config, "Offer", plan=plan.canonical().decode(), wait_s=30.0)
+        capsys.readouterr()
+        home = ["--home", str(folder / "a")]
+        assert client.cli.main(["approve-plan", "--yes", "--json", *home]) == 0
+        assert json.loads(capsys.readouterr().out) == {"plan": plan.digest, "approved": True}
+        assert client.cli.main(["approve-plan", "--refuse", "--home", str(folder / "b")]) == 0
+        # Nobody said yes, and nobody is there to ask.
+        assert client.cli.main(["approve-plan", "--home", str(folder / "c")]) == 1
+        capsys.readouterr()
+        assert server.cli.main(["status", "--home", str(folder / "hub"), "--json"]) == 0
+        (run,) = json.loads(capsys.readouterr().out)["runs"]
+        assert (run["approved"], run["refused"]) == (["a"], ["b"])
+        assert server.cli.main(["revoke", "b", "--home", str(folder / "hub")]) == 0
+        assert client.cli.main(["approve-plan", "--home", str(folder / "b")]) == 1
+        said = capsys.readouterr().err
+        assert "does not let this site in" in said
+        assert "hint:" in said
+        assert server.cli.main(["stop", "--home", str(folder / "hub")]) == 0
+    finally:
+        coordinator.stop()
+        thread.join(20)
+    lines = (config.log_folder / "entries.jsonl").read_bytes().splitlines()
+    entries = [parse_entry(line) for line in lines]
+    events = [entry.event for entry in entries]
+    assert events.count(Event.SITE_ENROLLED) == 3
+    assert Event.SITE_REVOKED in events
+    verify_log(config.log_folder)
+
+
+def test_a_new_site_has_spent_and_sent_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert client.cli.main(["budget", "--home", str(folder / "a"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["epsilon"], said["budget_epsilon"], said["rounds"]) == (0.0, 8.0, [])
+    assert client.cli.main(["sent", "--home", str(folder / "a"), "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+
+
+@pytest.mark.parametrize("program", [client.cli.main, server.cli.main])
+def test_init_never_overwrites(program: object, folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if program is server.cli.main:
+        assert server.cli.main(init_arguments(folder, 9092)) == 1
+    else:
+        arguments = ["init", "--home", str(folder / "a"), "--name", "a", "--federation", "x"]
+        arguments += ["--coordinator", "h:1", "--data", "x.jsonl", "--units", "5"]
+        assert client.cli.main([*arguments, "--delta", "1e-3"]) == 1
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_wrong_fingerprint_enrols_nobody(folder: Path) -> None:
+    hub, request = str(folder / "hub"), str(folder / "a" / "request.json")
+    wrong = ["approve", request, "--home", hub, "--fingerprint", "0000 0000"]
+    assert server.cli.main(wrong) == 1
+    assert not (folder / "hub" / "kits").exists()
+    assert server.cli.main(["approve", request, "--home", hub]) == 1
+
+
+def test_commands_that_need_a_coordinator_say_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = ["--home", str(folder / "hub")]
+    assert server.cli.main(["stop", *hub]) == 1
+    assert "running coordinator" in capsys.readouterr().err
+    assert server.cli.main(["status", *hub, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["running"] is False
+    assert client.cli.main(["stop", "--home", str(folder / "a")]) == 1
+    assert client.cli.main(["start", "--home", str(folder / "a")]) == 1
+    assert "kit" in capsys.readouterr().err
