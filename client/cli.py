@@ -67,10 +67,21 @@ def _parser() -> console.Parser:
         type=int,
         help="training units declared in public, a round number near the true one",
     )
-    init.add_argument("--unit", choices=[str(u) for u in Unit], default=str(Unit.RECORD))
-    init.add_argument("--population", default="records", help="name of the budget ledger")
-    init.add_argument("--epsilon", type=float, default=8.0, help="budget over all runs")
-    init.add_argument("--delta", type=float, default=1e-5, help="below 1 / units")
+    init.add_argument(
+        "--unit",
+        choices=[str(u) for u in Unit],
+        default=str(Unit.RECORD),
+        help="whom the guarantee protects; all but record go by unit_id (default: record)",
+    )
+    init.add_argument(
+        "--population",
+        default="records",
+        help="name of the budget ledger, one per set of people (default: records)",
+    )
+    init.add_argument(
+        "--epsilon", type=float, default=8.0, help="budget over all runs (default: 8)"
+    )
+    init.add_argument("--delta", type=float, default=1e-5, help="below 1 / units (default: 1e-5)")
     enrol = add(
         "enrol",
         "Take the coordinator's enrolment kit.",
@@ -83,11 +94,15 @@ def _parser() -> console.Parser:
     approve = add(
         "approve-plan",
         "Show the plans that are offered, and approve or refuse one.",
-        "approve-plan sha256:5be1... --yes",
+        "approve-plan\ncloister-site approve-plan sha256:5be1... --refuse",
     )
-    approve.add_argument("digest", nargs="?", default="", help="default: the only one undecided")
+    approve.add_argument(
+        "digest", nargs="?", default="", help="which plan (default: the only undecided one)"
+    )
     approve.add_argument("--yes", action="store_true", help="approve without asking")
-    approve.add_argument("--refuse", action="store_true", help="refuse it")
+    approve.add_argument(
+        "--refuse", action="store_true", help="refuse it, or take an approval back"
+    )
     approve.add_argument(
         "--wait", type=float, default=0.0, metavar="S", help="seconds to wait for an offer"
     )

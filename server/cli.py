@@ -54,7 +54,11 @@ def _parser() -> console.Parser:
     )
     init.add_argument("--name", required=True, help="name of the federation, a-z 0-9 _ -")
     init.add_argument("--address", required=True, help="host:port under which sites reach you")
-    init.add_argument("--listen", default=DEFAULT_LISTEN, help=f"default: {DEFAULT_LISTEN}")
+    init.add_argument(
+        "--listen",
+        default=DEFAULT_LISTEN,
+        help=f"where the one port is opened (default: {DEFAULT_LISTEN})",
+    )
     init.add_argument(
         "--plain-key",
         action="store_true",
@@ -63,10 +67,12 @@ def _parser() -> console.Parser:
     approve = add(
         "approve",
         "Enrol the site of a request, or renew its certificate.",
-        "approve hospital_a/request.json --out hospital_a-kit.json",
+        'approve request.json --fingerprint "3f2a 91c0 ..." --out hospital_a-kit.json',
     )
     approve.add_argument("request", type=Path, help="the site's request.json")
-    approve.add_argument("--out", type=Path, help="where the kit goes (default: kits/SITE.json)")
+    approve.add_argument(
+        "--out", type=Path, help="where the kit goes (default: kits/SITE.json in --home)"
+    )
     approve.add_argument(
         "--fingerprint", default="", help="as the site read it out; approves only if it is this"
     )
@@ -95,7 +101,11 @@ def _parser() -> console.Parser:
     )
     run.add_argument("--detach", action="store_true", help="offer the plan and return")
     add("status", "Show sites, runs and rounds.", "status --json")
-    stop = add("stop", "Stop serving; with --run, stop one run for good.", "stop")
+    stop = add(
+        "stop",
+        "Stop serving; with --run, stop one run for good.",
+        "stop\ncloister-coordinator stop --run pilot-1",
+    )
     stop.add_argument("--run", default="", help="name of the run to stop")
     return parser
 
