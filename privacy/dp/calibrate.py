@@ -21,7 +21,9 @@ ACCOUNTANT = "PLD"
 # at ten times the cost.
 _LOSS_INTERVAL = 1e-3
 _MAX_NOISE_MULTIPLIER = 10_000
+# Beyond these the accountant may take minutes and gigabytes, for a plan that a stranger sends.
 _MAX_ROUGH_LOSS = 1_000.0
+_MAX_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ def group(events: Iterable[Event]) -> tuple[Event, ...]:
 def epsilon(events: Iterable[Event], delta: float) -> float:
     """Upper bound on epsilon, in nats, of all `events` together; infinite where no bound is known.
 
-    Releases so little noised that they would cost dozens may count as infinite too: nobody means
-    such a budget, and to compute it could take gigabytes.
+    Releases so little noised that they would cost dozens may count as infinite too, and so do more
+    than a million steps: nobody means such a plan, and to compute it could take gigabytes.
 
     Raises:
       ValueError: `delta` is no probability between 0 and 1.
@@ -141,7 +143,8 @@ def check_mechanism(mechanism: MechanismConfig, num_rounds: int) -> None:
 
 @lru_cache(maxsize=256)
 def _epsilon(events: tuple[Event, ...], delta: float) -> float:
-    if _rough_loss(events) > _MAX_ROUGH_LOSS:
+    num_steps = sum(event.num_steps for event in events)
+    if num_steps > _MAX_STEPS or _rough_loss(events) > _MAX_ROUGH_LOSS:
         return math.inf
     # Imported where it is used: it takes seconds to load, and most commands never get here.
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent

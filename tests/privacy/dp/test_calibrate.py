@@ -92,6 +92,11 @@ def test_hardly_any_noise_costs_infinity_and_is_quick_to_refuse(hardly_noised: E
     assert epsilon([hardly_noised], 1e-4) == math.inf
 
 
+def test_more_steps_than_anybody_takes_cost_infinity_and_are_quick_to_refuse() -> None:
+    assert epsilon([Event(1.0, 1e-6, 10**9)], 1e-5) == math.inf
+    assert epsilon([Event(1.0, 1e-6, 10**6), Event(2.0, 1e-6, 1)], 1e-5) == math.inf
+
+
 def test_a_delta_below_the_accountants_precision_costs_infinity() -> None:
     assert epsilon([Event(1.0, 0.5, 10)], 1e-30) == math.inf
 
