@@ -238,12 +238,16 @@ def parse_config(text: str, *, folder: Path, source: str = "site.toml") -> SiteC
     try:
         return SiteConfig.model_validate(tables, context={"folder": folder})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        # A misspelt key is also a missing one: the one that stands in the file is to be corrected.
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "there is no such key"
         raise ConfigError(
             ": ".join(part for part in (source, key, message) if part),
-            hint=f"correct this key in {source}" if key else "",
+            hint=f"correct this key in {source}" if key else f"correct {source}",
         ) from None
 
 

@@ -119,9 +119,17 @@ def read_plan_file(path: Path) -> PlanFile:
     try:
         return PlanFile.model_validate(tables)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        # A misspelt key is also a missing one: the one that stands in the file is to be corrected.
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "there is no such key"
+        raise ConfigError(
+            f"{path}: {key}: {message}",
+            hint="docs/operate/coordinator.md shows a plan to begin with",
+        ) from None
 
 
 def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[RunPlan, Packed]:
@@ -138,6 +146,8 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
     num_trained = packed_size([spec for spec in initial.specs if spec.trained])
     noise_multiplier = privacy.noise_multiplier
     try:
+        # First, because the noise below is looked for over as many rounds as stand here.
+        rounds = RoundsConfig(**written.rounds.model_dump())
         if noise_multiplier is None:
             noise_multiplier = calibrate_noise(
                 privacy.target_epsilon,
@@ -162,7 +172,7 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
                 noise_multiplier=noise_multiplier,
             ),
             optimizer=OptimizerConfig(**written.optimizer.model_dump()),
-            rounds=RoundsConfig(**written.rounds.model_dump()),
+            rounds=rounds,
             exits=ExitConfig(
                 max_update_norm=written.exits.max_update_norm,
                 max_update_bytes=written.exits.max_update_bytes

@@ -73,9 +73,9 @@ def test_every_key_is_explained_in_a_written_file() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
-        ('name = "hospital_a"', 'nmae = "hospital_a"', "site.name"),
+        ('name = "hospital_a"', 'nmae = "hospital_a"', "site.nmae"),
         ('name = "hospital_a"', 'name = "Hospital A"', "site.name"),
-        ("[budget]", "[bugdet]", "budget"),
+        ("[budget]", "[bugdet]", "bugdet"),
         ("epsilon = 8", "", "budget.epsilon"),
         ("epsilon = 8", "epsilon = 0", "budget.epsilon"),
         ("epsilon = 8", "epsilon = inf", "budget.epsilon"),
@@ -87,7 +87,7 @@ def test_every_key_is_explained_in_a_written_file() -> None:
         ("delta = 1e-5", "delta = 0.001", "budget.delta"),
         ("num_units = 1000", "num_units = 1000.5", "data.num_units"),
         ("num_units = 1000", "num_units = 0", "data.num_units"),
-        ("num_units = 1000", 'num_units = 1000\nunit = "person"', "data.unit"),
+        ("num_units = 1000", 'num_units = 1000\nunit = "family"', "data.unit"),
         ("num_units = 1000", 'num_units = 1000\nkind = "csv"', "data.kind"),
         ('path = "data/records.jsonl.gz"', 'path = ""', "data.path"),
         (":9092", "", "site.coordinator"),
