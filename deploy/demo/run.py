@@ -7,6 +7,7 @@ TLS port of 127.0.0.1.
 
 import argparse
 import contextlib
+import ctypes
 import gzip
 import json
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,12 +30,17 @@ from deploy.demo import generate
 
 Json = Any
 MARKER = ".cloister-demo"
+SUFFIX = ".jsonl.gz"
+# Names in the folder that are no site's.
+OWN_NAMES = frozenset({"coordinator", "data", "log"})
 FEDERATION = "demo"
 RUN_LIMIT_S = 1800.0
 READY_S = 120.0
 HELD_OUT_SHARE = 0.2
 BIN = Path(sys.executable).parent
 DEFAULT_PLAN = Path(__file__).with_name("PLAN.toml")
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 class DemoError(Exception):
@@ -79,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
@@ -99,11 +109,14 @@ def _demo(
     processes: list[subprocess.Popen[str]],
 ) -> int:
     begun = time.monotonic()
+    # Everything that can be wrong with the call is found before an earlier demo is cleaned away.
+    sources = [] if data is None else _sources(data.resolve(), sites, out)
+    plan_text = plan.read_text(encoding="utf-8")
     _clean(out)
     if data is None:
-        data = out / "data"
-        generate.generate(data)
-    parties = _parties(out, data, sites)
+        generate.generate(out / "data")
+        sources = _sources(out / "data", sites)
+    parties = _parties(out, sources)
     coordinator = out / "coordinator"
     _say(f"{len(parties)} sites: {', '.join(p.name for p in parties)}")
     address = f"127.0.0.1:{_free_port()}"
@@ -111,7 +124,7 @@ def _demo(
     _say("enrolled; each site has its own folder, keys and data")
     _start(coordinator, parties, processes)
     plan_file = out / "PLAN.toml"
-    plan_file.write_text(_plan_text(plan, parties))
+    plan_file.write_text(_plan_text(plan_text, parties))
     _say("connected; the plan is offered, and each site decides")
     rounds = _run(coordinator, plan_file, parties, processes)
     report = _finish(out, coordinator, parties, rounds, processes)
@@ -128,19 +141,31 @@ def _clean(out: Path) -> None:
     (out / MARKER).touch()
 
 
-def _parties(out: Path, data: Path, sites: str) -> list[Party]:
-    names = [name for name in sites.split(",") if name] or sorted(
-        path.name.removesuffix(".jsonl.gz") for path in data.glob("*.jsonl.gz")
-    )
-    parties = []
-    for name in names:
-        source = data / f"{name}.jsonl.gz"
+def _sources(data: Path, sites: str, out: Path | None = None) -> list[Path]:
+    """The files of the sites; in `out`, which is about to be cleaned, there may be none."""
+    if out is not None and data.is_relative_to(out):
+        raise DemoError(f"expected records outside {out}, which is cleaned, got {data}")
+    names = [name for name in sites.split(",") if name] or [
+        path.name.removesuffix(SUFFIX) for path in data.glob(f"*{SUFFIX}")
+    ]
+    sources = [data / f"{name}{SUFFIX}" for name in sorted(set(names))]
+    for source in sources:
         if not source.is_file():
             raise DemoError(f"expected {source}, got no such file")
+        if source.name.removesuffix(SUFFIX) in OWN_NAMES:
+            raise DemoError(f"expected another name than that of {source}: the demo uses it")
+    if len(sources) < 2:
+        raise DemoError(f"expected at least two sites in {data}, got {len(sources)}")
+    return sources
+
+
+def _parties(out: Path, sources: Sequence[Path]) -> list[Party]:
+    parties = []
+    for source in sources:
+        name = source.name.removesuffix(SUFFIX)
         home = out / name
-        home.mkdir()
         own = home / "data" / source.name
-        own.parent.mkdir()
+        own.parent.mkdir(parents=True)
         shutil.copyfile(source, own)
         num_units, has_units = _count(own)
         parties.append(
@@ -152,8 +177,6 @@ def _parties(out: Path, data: Path, sites: str) -> list[Party]:
                 home=home,
             )
         )
-    if len(parties) < 2:
-        raise DemoError(f"expected at least two sites in {data}, got {len(parties)}")
     units = {party.unit for party in parties}
     if len(units) > 1:
         raise DemoError("expected unit_id in the files of all sites or of none, got a mixture")
@@ -163,11 +186,17 @@ def _parties(out: Path, data: Path, sites: str) -> list[Party]:
 def _count(path: Path) -> tuple[int, bool]:
     """Units in a file, and whether its rows name them; a person would know this of their data."""
     ids, has_units = set(), False
-    with gzip.open(path, "rt", encoding="utf-8") as rows:
-        for row in rows:
-            values = json.loads(row)
-            has_units = has_units or "unit_id" in values
-            ids.add(values.get("unit_id") or (values.get("source"), values["id"]))
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as rows:
+            for row in rows:
+                values = json.loads(row)
+                has_units = has_units or "unit_id" in values
+                ids.add(values.get("unit_id") or (values.get("source"), values["id"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
+        # `from None`: these exceptions carry what they failed on.
+        raise DemoError(
+            f"expected records in {path.name}: gzip, one JSON object with an id a line"
+        ) from None
     return len(ids), has_units
 
 
@@ -272,6 +301,11 @@ def _start(
     )
 
 
+def _end_with_demo() -> None:
+    """In a new process: ask the kernel to stop it when the demo ends, even by kill -9."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _spawn(
     processes: list[subprocess.Popen[str]], log: Path, name: str, *arguments: str
 ) -> subprocess.Popen[str]:
@@ -284,6 +318,7 @@ def _spawn(
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
+            preexec_fn=_end_with_demo if sys.platform == "linux" else None,
         )
     processes.append(process)
     return process
@@ -312,9 +347,8 @@ def _await(
         pause.wait(0.1)
 
 
-def _plan_text(plan: Path, parties: list[Party]) -> str:
+def _plan_text(text: str, parties: list[Party]) -> str:
     """The plan, with the unit, the delta and the quorum that fit these parties."""
-    text = plan.read_text(encoding="utf-8")
     for name, value in (
         ("UNIT", parties[0].unit),
         ("DELTA", str(_delta(parties))),
