@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import string
 import subprocess
 import sys
@@ -367,3 +368,12 @@ def at_work(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield made
     finally:
         made.end()
+
+
+@pytest.fixture
+def restored_signals() -> Iterator[None]:
+    """The handlers of Ctrl-C and of a stop, as they were before the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
