@@ -338,6 +338,8 @@ def quiet_dependencies() -> None:
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
     import logging
 
+    import flwr.common.logger  # noqa: F401  it sets the level when it is imported
+
     logging.getLogger("flwr").setLevel(logging.ERROR)
 
 

@@ -7,6 +7,7 @@ What a crash leaves: every decision is on disk before it has an effect (roster, 
 released adapter), so the next start goes on with the run at the first round that is not over.
 """
 
+import contextlib
 import json
 import os
 import tempfile
@@ -369,7 +370,7 @@ class Coordinator:
             self.runs.close()
             self.roster.close()
             self.evidence.log.close()
-            self._control_path().unlink(missing_ok=True)
+            self._forget_control()
 
     def stop(self) -> None:
         """End serving; a run in progress goes on at the next start."""
@@ -426,10 +427,10 @@ class Coordinator:
                 nodes[self.engine.node_of(enrolment.node_key)] = share.name
         return nodes
 
-    def _await_participants(self, plan: RunPlan, grid: EngineGrid, wait_s: float) -> dict[int, str]:
-        """The participants: all that could take part, or the quorum after `wait_s`, or whoever is
-        there after the round's deadline.
-        """
+    def _await_participants(
+        self, plan: RunPlan, grid: EngineGrid, wait_s: float
+    ) -> dict[int, str]:
+        """All that could take part, the quorum after `wait_s`, or who is there at the deadline."""
         began = time.monotonic()
         while True:
             version = self._version
@@ -454,9 +455,7 @@ class Coordinator:
     def _execute(self, run: Run) -> None:
         """Run a plan's rounds from the first that is not over, to the end or to `stop`."""
         plan = run.plan
-        rounds = _Rounds(
-            plan, self.runs, self.registry, self.evidence, self.roster, self._notify
-        )
+        rounds = _Rounds(plan, self.runs, self.registry, self.evidence, self.roster, self._notify)
         with self.engine.open_run(
             run.flower_run_id,
             lambda: self._participants(plan),
@@ -581,9 +580,19 @@ class Coordinator:
     def _control_path(self) -> Path:
         return control_path(self.config)
 
+    def _forget_control(self) -> None:
+        """Remove what says where the commands reach us, that of a killed coordinator too."""
+        path = self._control_path()
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            control_socket = Path(json.loads(path.read_text())["address"].removeprefix("unix:"))
+            control_socket.unlink(missing_ok=True)
+            control_socket.parent.rmdir()
+        path.unlink(missing_ok=True)
+
     def _serve_control(self) -> grpc.Server:
         # A socket's path is at most 107 bytes, a folder's may be longer: so it lies in a folder of
         # its own (mode 0700), and the state folder says where.
+        self._forget_control()
         folder = tempfile.mkdtemp(prefix="cloister-")
         address = f"unix:{folder}/control"
         server = grpc.server(ThreadPoolExecutor(max_workers=8, thread_name_prefix="control"))
@@ -690,7 +699,7 @@ def control_path(config: FederationConfig) -> Path:
 
 def control(
     config: FederationConfig, method: str, timeout_s: float = 60.0, **request: object
-) -> Any:
+) -> Answer:
     """Call the running coordinator.
 
     Returns:

@@ -99,6 +99,12 @@ def test_the_log_verifies_and_holds_every_step_of_every_site(story: Story) -> No
     assert [e.event for e in story.consortium.entries() if e.event in refusals] == []
 
 
+def test_the_processes_complain_of_nothing(story: Story) -> None:
+    made = story.consortium
+    logs = [made.home / "coordinator.log", *(made.site(name) / "agent.log" for name in SITES)]
+    assert {path.name: path.read_text() for path in logs if path.read_text()} == {}
+
+
 def test_the_report_stands_alone(story: Story) -> None:
     page = (story.consortium.root / "report.html").read_text()
     for name in SITES:
