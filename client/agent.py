@@ -114,7 +114,8 @@ class Link:
 
     def hello(self) -> Mapping[str, Any]:
         """Federation, time and version of the coordinator."""
-        return self._door("Hello", b"{}")
+        answer: Mapping[str, Any] = self._door("Hello", b"{}")
+        return answer
 
     def plans(self) -> list[RunPlan]:
         """Plans that are offered to this site or run with it."""

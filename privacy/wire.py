@@ -20,12 +20,12 @@ whose update it added and nobody else can send one.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import rfc8785
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model.config import TensorSpec
 from model.tensors import manifest, packed_digest, packed_size
@@ -97,9 +97,7 @@ class Reply:
     signature: bytes = b""
 
     def signed_bytes(self) -> bytes:
-        """What the signature covers, canonical JSON behind a context that no other signature of a
-        site begins with.
-        """
+        """What the signature covers: canonical JSON behind a context of its own."""
         return _SIGNING_CONTEXT + rfc8785.dumps(
             {
                 "kind": self.kind,
@@ -113,9 +111,7 @@ class Reply:
 
 
 def manifest_text(specs: Sequence[TensorSpec]) -> str:
-    """Names and shapes in order, as canonical JSON: how both sides agree on what a packed array
-    holds.
-    """
+    """Names and shapes in order, as canonical JSON: what both sides take a packed array for."""
     return rfc8785.dumps(manifest(specs)).decode()
 
 
@@ -247,8 +243,7 @@ def write_reply(reply: Reply, plan: RunPlan) -> RecordDict:
 def read_reply(
     content: RecordDict, *, kind: Kind, server_round: int, site: str, plan: RunPlan
 ) -> Reply:
-    """Check a reply against what was asked: the institution's door on the way out, and the
-    coordinator's on the way in.
+    """Check a reply against what was asked, on its way out of a site and into the coordinator.
 
     Raises:
       ReplyRefusedError: With the rule that it breaks: `byte-bound`, `unexpected-records`,
@@ -367,11 +362,9 @@ def _check_keys(content: RecordDict, kinds: Mapping[str, type], refuse: type[Rul
         )
 
 
-def _fields(
-    record: object, kinds: Mapping[str, type], refuse: type[RuleError]
-) -> dict[str, object]:
+def _fields(record: object, kinds: Mapping[str, type], refuse: type[RuleError]) -> dict[str, Any]:
     """The values of a ConfigRecord that has exactly these fields, of these types."""
-    fields = dict(record.items()) if isinstance(record, ConfigRecord) else {}
+    fields: dict[str, Any] = dict(record.items()) if isinstance(record, ConfigRecord) else {}
     if {name: type(value) for name, value in fields.items()} != dict(kinds):
         raise refuse("unexpected-keys", f"expected the fields {sorted(kinds)}, each of its type")
     return fields
@@ -379,7 +372,7 @@ def _fields(
 
 def _metrics(record: object, plan: RunPlan, refuse: type[RuleError]) -> dict[str, int]:
     """The metrics, integers whose keys the plan names."""
-    metrics = dict(record.items()) if isinstance(record, MetricRecord) else {}
+    metrics: dict[str, Any] = dict(record.items()) if isinstance(record, MetricRecord) else {}
     if not set(metrics) <= set(plan.exits.metrics):
         raise refuse("metric-keys", f"expected metrics from {list(plan.exits.metrics)}")
     if any(type(value) is not int for value in metrics.values()):
@@ -391,9 +384,7 @@ def _metrics(record: object, plan: RunPlan, refuse: type[RuleError]) -> dict[str
 
 
 def _packed(record: object, specs: Sequence[TensorSpec], refuse: type[RuleError]) -> np.ndarray:
-    """The one array of an ArrayRecord: float32, one axis, of the length that `specs` add up to,
-    finite.
-    """
+    """The one array of an ArrayRecord: finite float32 values, as many as `specs` add up to."""
     arrays = dict(record.items()) if isinstance(record, ArrayRecord) else {}
     if list(arrays) != ["packed"]:
         raise refuse("tensor-names", "expected one array named packed")

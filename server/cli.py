@@ -338,7 +338,7 @@ def quiet_dependencies() -> None:
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
     import logging
 
-    import flwr.common.logger  # noqa: F401  it sets the level when it is imported
+    import flwr.app  # noqa: F401  its logger sets its level when it is first imported
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
 

@@ -189,8 +189,7 @@ class Engine:
         self._server: grpc.Server | None = None
         self._stopping = threading.Event()
 
-    # -- serving
-    # -------------------------------------------------------------------------------------------------------
+    # -- serving ----------------------------------------------------------------------------------
 
     def start(self, address: str, credentials: grpc.ServerCredentials) -> int:
         """Serve on `address` (`host:port`, port 0 for a free one) and return the port.
@@ -210,11 +209,11 @@ class Engine:
         if not port:
             raise FederationError(
                 f"cannot listen on {address}",
-                hint="is another coordinator running, or is the port taken? change `listen` in federation.toml",
+                hint="is another coordinator on this port? change `listen` in federation.toml",
             )
         server.start()
         self._server = server
-        return port
+        return int(port)
 
     def stop(self, grace_s: float = 1.0) -> None:
         """Stop serving; what is in the database stays for the next start."""
@@ -248,7 +247,7 @@ class Engine:
         handlers: dict[str, grpc.RpcMethodHandler] = {}
         for name, (request_type, behaviour, limit) in methods.items():
             handlers[f"/{FLEET_SERVICE}/{name}"] = self._guarded(
-                lambda raw, t=request_type: t.FromString(raw), behaviour, limit, _serialize_proto
+                request_type.FromString, behaviour, limit, _serialize_proto
             )
         for name, behaviour, limit in (
             ("Hello", self._hello, _small),
@@ -267,9 +266,7 @@ class Engine:
         limit: Callable[[], int],
         serialize: Callable[[Any], bytes],
     ) -> grpc.RpcMethodHandler:
-        """A handler that knows the caller and the size before it parses, and tells the caller no
-        more than a rule.
-        """
+        """A handler that knows caller and size before it parses, and tells no more than a rule."""
 
         def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
             site = ""
@@ -326,8 +323,7 @@ class Engine:
     def _object_limit(self) -> int:
         return self._max_reply_bytes + _OBJECT_OVERHEAD_BYTES
 
-    # -- Flower's Fleet service
-    # ----------------------------------------------------------------------------------------
+    # -- Flower's Fleet service -------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -385,9 +381,7 @@ class Engine:
     def _pull_messages(
         self, request: Proto, site: str, public_key: bytes, context: Proto
     ) -> Proto:
-        """Answer as soon as there is an instruction for the caller, or empty after
-        `LONG_POLL_S`.
-        """
+        """Answer once there is an instruction for the caller, or empty after `LONG_POLL_S`."""
         node_id = self._own_node(request.node.node_id, public_key)
         condition = self._condition(node_id)
         deadline = time.monotonic() + LONG_POLL_S
@@ -439,9 +433,7 @@ class Engine:
     def _push_messages(
         self, request: Proto, site: str, public_key: bytes, _context: Proto
     ) -> Proto:
-        """Take the announcement of one reply: whose, to which instruction, and which objects it
-        consists of.
-        """
+        """Take the announcement of one reply: whose, to what, and which objects it consists of."""
         node_id = self._own_node(request.node.node_id, public_key)
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
             raise Refused("malformed", grpc.StatusCode.INVALID_ARGUMENT)
@@ -526,8 +518,7 @@ class Engine:
         if self._grid is not None:
             self._grid.arrived(session.reply_to)
 
-    # -- the door's other calls
-    # ----------------------------------------------------------------------------------------
+    # -- the door's other calls -------------------------------------------------------------------
 
     def _hello(
         self, _request: bytes, site: str, _key: bytes, _context: Proto
@@ -544,8 +535,7 @@ class Engine:
     ) -> Mapping[str, object]:
         return self._door.append(site, request.split(b"\n"))
 
-    # -- runs
-    # ----------------------------------------------------------------------------------------------------------
+    # -- runs -------------------------------------------------------------------------------------
 
     def is_online(self, public_key: bytes) -> bool:
         """Whether the node of this certificate's key has been heard of lately."""
@@ -560,8 +550,7 @@ class Engine:
     def open_run(
         self, run_id: int | None, node_ids: Callable[[], Iterable[int]], max_reply_bytes: int
     ) -> Iterator["EngineGrid"]:
-        """A Grid for one run; with `run_id`, the run of that id goes on if Flower still has it
-        alive.
+        """A Grid for one run; with `run_id`, that run goes on if Flower still has it alive.
 
         Args:
           run_id: Flower's id of the run, None for a new one.
@@ -660,9 +649,10 @@ class Engine:
         return message_id
 
     def take_reply(self, run_id: int, instruction_id: str, node_id: int) -> Message | None:
-        """The complete reply of a node to an instruction, removed from the state; None if Flower
-        no longer has it. Objects that do not make the announced message come back as a reply
-        without records, so that the reader refuses it by a rule.
+        """The complete reply of a node to an instruction, removed from the state.
+
+        None if Flower no longer has it. Objects that do not make the announced message come back
+        as a reply without records, so that the reader refuses it by a rule.
         """
         with self._transaction():
             was_online = self._keep_online(node_id)
@@ -698,8 +688,9 @@ class Engine:
         return inflated
 
     def _keep_online(self, node_id: int) -> bool:
-        """Have Flower hold a node for online, and say whether it was: Flower drops a stored reply
-        when its node has gone offline since.
+        """Have Flower hold a node for online, and say whether it was.
+
+        It drops a stored reply when its node has gone offline since.
         """
         is_online = any(
             info.status == "online" for info in self.state.get_node_info(node_ids=[node_id])
@@ -715,8 +706,9 @@ class Engine:
 
 
 class EngineGrid(Grid):
-    """Flower's Grid on the engine's state, for the nodes of one run. Replies come one at a time,
-    as they arrive.
+    """Flower's Grid on the engine's state, for the nodes of one run.
+
+    Replies come one at a time, as they arrive.
     """
 
     def __init__(self, engine: Engine, run: Run, node_ids: Callable[[], Iterable[int]]) -> None:
@@ -781,9 +773,7 @@ class EngineGrid(Grid):
         return keys
 
     def send_again(self, node_id: int) -> None:
-        """Send every unanswered instruction of a node once more: it was killed, or never got the
-        first.
-        """
+        """Send a node's unanswered instructions anew: it was killed, or never got the first."""
         with self._lock:
             for waiting in self._outstanding.values():
                 if waiting.node_id == node_id and not waiting.is_complete:
@@ -856,9 +846,7 @@ class EngineGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send instructions and yield their replies as they arrive, until all came or `timeout`
-        seconds passed.
-        """
+        """Send instructions and yield their replies as they arrive, for `timeout` seconds."""
         return self._replies(set(self.push_messages(messages)), timeout)
 
     def _replies(self, waiting_for: set[str], timeout: float | None) -> Iterator[Message]:
@@ -899,7 +887,7 @@ class EngineGrid(Grid):
         return self._engine.take_reply(self._run.run_id, message_id, waiting.node_id)
 
 
-class _Handlers(grpc.GenericRpcHandler):
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Serves the listed methods and no other."""
 
     def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
@@ -921,7 +909,7 @@ def _small() -> int:
     return SMALL_REQUEST_BYTES
 
 
-def _serialize_proto(message: Any) -> bytes:
+def _serialize_proto(message: Proto) -> bytes:
     return bytes(message.SerializeToString())
 
 

@@ -191,7 +191,7 @@ class PlanStrategy(Strategy):
             if self._keys is not None:
                 key = self._keys.get(site)
                 if key is None:
-                    raise ReplyRefusedError("revoked", f"expected a site on the roster, got {site}")  # noqa: TRY301
+                    raise ReplyRefusedError("revoked", f"expected an active site, got {site}")  # noqa: TRY301
                 wire.verify_reply(reply, key)
         except ReplyRefusedError as error:
             self._rounds.rejected(server_round, site, error.rule)

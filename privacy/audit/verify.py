@@ -20,6 +20,8 @@ compare with a checkpoint that another party kept.
 
 import hashlib
 import json
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.plan import RunPlan
 
 MAX_PRIOR = 10_000
+# A living writer signs for an entry within this time.
+_SIGNING_S = 1.0
 # Two machines' floating point differ in the last digits; a lie worth telling does not hide there.
 _TOLERANCE = 1e-3
 
@@ -171,6 +175,11 @@ def _read_log(
         num_lines = content.count(b"\n") + bool(content and not content.endswith(b"\n"))
         if num_lines > checkpoint.size:
             later = _open(_read_text(folder / CHECKPOINT), keys)
+            deadline = time.monotonic() + _SIGNING_S
+            while later.size < num_lines and time.monotonic() < deadline:
+                # The writer may be between an entry and its checkpoint right now.
+                threading.Event().wait(0.05)
+                later = _open(_read_text(folder / CHECKPOINT), keys)
             if later.size < num_lines:
                 uncovered = TamperError(
                     f"entry {later.size} is not signed for: the newest checkpoint ends before it",

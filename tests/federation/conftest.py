@@ -36,5 +36,5 @@ def new_plan() -> Callable[..., RunPlan]:
 
 @pytest.fixture
 def plan(request: pytest.FixtureRequest) -> RunPlan:
-    """A plan of the sites a, b and c with one round, whose name is the test's, that costs little."""
+    """A plan of a, b and c with one round, whose name is the test's, that costs little."""
     return quiet_plan(request.node.name)

@@ -33,9 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 def init_arguments(folder: Path, port: int) -> list[str]:
     address = f"127.0.0.1:{port}"
-    return ["init", "--home", str(folder / "hub"), "--name", "regio", "--plain-key"] + [
-        *("--address", address, "--listen", address)
-    ]
+    made = ["init", "--home", str(folder / "hub"), "--name", "regio", "--plain-key"]
+    return [*made, "--address", address, "--listen", address]
 
 
 def enrol(folder: Path, name: str) -> None:

@@ -123,10 +123,14 @@ def test_an_agent_that_stops_in_a_round_misses_it_and_no_more(trio: Federation) 
     for site in trio.sites.values():
         site.decide(plan)
     assert c.trainer.is_busy.wait(20)
+    back = threading.Event()
+
+    def wait_for_it(server_round: int) -> None:
+        assert server_round == 1 or back.wait(20)
+
     for name in "ab":
         # The next rounds wait until c is back.
-        trio.sites[name].trainer.before = lambda number: number == 1 or back.wait(20)  # type: ignore[assignment,func-returns-value]
-    back = threading.Event()
+        trio.sites[name].trainer.before = wait_for_it
     c.stop()
     assert c.rules() == ["stopped"]
     c.trainer.be_honest()
@@ -251,7 +255,11 @@ def test_a_site_that_times_out_is_left_out(shared: Federation) -> None:
 def test_a_site_that_is_silent_until_the_deadline_is_left_out(shared: Federation) -> None:
     c = shared.sites["c"]
     late = threading.Event()
-    c.trainer.before = lambda _server_round: None if late.wait(10) else None
+
+    def before(_server_round: int) -> None:
+        late.wait(10)
+
+    c.trainer.before = before
     plan = quiet_plan("silent", rounds=rounds(1, deadline_s=2.0))
     run = shared.run(plan)
     assert [r.num_updates for r in run.rounds] == [2]

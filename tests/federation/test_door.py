@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from server.engine import EngineGrid
 from tests.federation.world import INITIAL, Federation, Site, quiet_plan
 
 HELLO = "/cloister.Door/Hello"
+Proto = Any
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,9 @@ def stranger(
     )
 
 
-def code_of(channel: grpc.Channel, method: str = HELLO, request: bytes = b"{}") -> Any:
+def code_of(
+    channel: grpc.Channel, method: str = HELLO, request: bytes = b"{}"
+) -> tuple[grpc.StatusCode, str]:
     """Status code and details of a call."""
     with channel:
         try:
@@ -111,7 +115,7 @@ def test_a_client_without_a_certificate_is_cut_off(door: Federation) -> None:
     assert code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_certificate_of_another_authority_is_cut_off(door: Federation, tmp_path: Any) -> None:
+def test_a_certificate_of_another_authority_is_cut_off(door: Federation, tmp_path: Path) -> None:
     other = Authority.create(
         tmp_path, federation="regio", passphrase="", at=datetime.now(UTC), plain=True
     )
@@ -236,7 +240,7 @@ def instruct(grid: EngineGrid, link: Link) -> str:
     return message_id
 
 
-def announce(grid: EngineGrid, link: Link, asked: Message, **changes: object) -> Any:
+def announce(grid: EngineGrid, link: Link, asked: Message, **changes: object) -> Proto:
     """Announce a reply to `asked` with changed metadata."""
     reply = Message(asked.content, reply_to=asked)
     for name, value in changes.items():

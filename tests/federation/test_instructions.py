@@ -1,4 +1,4 @@
-"""A coordinator that misbehaves, seen from a site: it gets the name of a rule, and nothing else."""
+"""A coordinator that misbehaves, seen from a site: it gets the name of a rule, no more."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,7 +70,7 @@ def with_nan() -> np.ndarray:
 
 CODE = ConfigRecord({"code": "import os; os.system('id')"})
 
-# What the coordinator does, the rule that it breaks, the lie, and what else is not as it should be.
+# What the coordinator does, the rule that it breaks, the lie, and what else is wrong.
 ATTACKS: dict[str, tuple[str, Lie, dict[str, object]]] = {
     "sends code beside the instruction": ("unexpected-records", adding("fab", CODE), {}),
     "sends code inside the instruction": ("unexpected-keys", changed(code="print()"), {}),
@@ -193,7 +193,9 @@ def test_a_round_that_is_asked_for_twice_is_trained_and_spent_once(
         reply = shared.ask(site, plan, adapter=adapter)
         update = reply.content.array_records["update"]["packed"].numpy()
         np.testing.assert_array_equal(update, np.full(8, 1.0))
-        assert reply.content.config_records["reply"]["signature"] in kept
+        signature = reply.content.config_records["reply"]["signature"]
+        assert isinstance(signature, bytes)
+        assert signature in kept
     assert site.trainer.num_calls == calls
     assert site.home.ledger().entries() == spent
     assert site.kept(plan) == kept

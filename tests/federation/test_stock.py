@@ -1,4 +1,4 @@
-"""An ordinary strategy of Flower's on the engine, with plain nodes: what it drives need not know."""
+"""An ordinary strategy of Flower's on the engine, with plain nodes."""
 
 import threading
 from collections.abc import Iterator

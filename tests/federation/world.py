@@ -1,12 +1,13 @@
 """A whole federation on 127.0.0.1: real TLS, real sockets, real Flower, real databases.
 
-Only the training process is replaced, by a trainer that a test can make lie, hang or die; the tests
-of the real one start real processes.
+Only the training process is replaced, by a trainer that a test can make lie, hang or die; the
+tests of the real one start real processes.
 """
 
 import contextlib
 import hashlib
 import json
+import sqlite3
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from client.config import BudgetSection, DataSection, SiteConfig, SiteSection, f
 from client.home import SiteHome
 from client.worker import WorkerDiedError
 from model.config import AdapterConfig, BaseRef, TensorSpec
-from model.tensors import packed_digest, packed_size
+from model.tensors import Packed, packed_digest, packed_size
 from privacy import transit, wire
 from privacy.audit.entry import Entry, Event, parse_entry
 from privacy.dp.calibrate import calibrate_noise
@@ -56,9 +57,13 @@ SPECS = (
     TensorSpec(name="layer.lora_A.weight", shape=(2, 3), trained=False),
     TensorSpec(name="layer.lora_B.weight", shape=(4, 2), trained=True),
 )
-INITIAL = np.arange(packed_size(SPECS), dtype=np.float32) / 10
+INITIAL: Packed = np.linspace(0, 1.3, packed_size(SPECS), dtype=np.float32)
 NUM_TRAINED = 8
 NUM_UNITS = 100
+
+
+# Flower takes a second to make its tables: the first federation makes them for all.
+_EMPTY_STATE: list[bytes] = []
 
 
 def make_plan(names: list[str], **changes: object) -> RunPlan:
@@ -155,7 +160,7 @@ class Trainer:
         plan = RunPlan.parse(json.loads(request[8 : 8 + size])["plan"].encode())
         message = message_from_proto(message_pb2.Message.FromString(request[8 + size :]))
         fields = message.content["instruction"]
-        server_round = int(fields["server_round"])
+        server_round = int(str(fields["server_round"]))
         kind = message.metadata.message_type
         self.before(server_round)
         update = np.full(NUM_TRAINED, self.value, dtype=np.float32) if kind == "train" else None
@@ -337,7 +342,15 @@ class Federation:
 
     def start(self) -> None:
         """Start the coordinator and wait until it serves."""
+        database = self.config.state_folder / "flower.sqlite"
+        if _EMPTY_STATE and not database.exists():
+            database.parent.mkdir(parents=True, exist_ok=True)
+            database.write_bytes(_EMPTY_STATE[0])
         coordinator = Coordinator(self.config, self.key, self.credentials(), build_app)
+        if not _EMPTY_STATE:
+            with contextlib.closing(sqlite3.connect(database)) as made:
+                made.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            _EMPTY_STATE.append(database.read_bytes())
         ready = threading.Event()
         self.coordinator = coordinator
         self._thread = threading.Thread(
@@ -484,14 +497,14 @@ class Federation:
     ) -> RunState:
         """Wait until `done` holds for the run of a plan."""
         deadline = datetime.now(UTC) + timedelta(seconds=timeout_s)
-        since = None
+        since, run = None, None
         while datetime.now(UTC) < deadline:
             found = control(self.config, "Status", since=since, wait_s=1.0)
             since = found["version"]
             run = next(run for run in found["runs"] if run["plan"] == plan.digest)
             if done(run):
                 return RunState(run["state"])
-        raise AssertionError(f"the run is still {run['state']} after {timeout_s} s: {run}")
+        raise AssertionError(f"the run is not there yet after {timeout_s} s: {run}")
 
     def events(self) -> list[tuple[str, Event]]:
         """Everything in the coordinator's log: who, what."""
