@@ -1,8 +1,9 @@
 """Our federation on this machine: the coordinator and every agent a process, as they are run.
 
 Everything is real but the training: mutual TLS 1.3, enrolment, approval, ledger, evidence,
-Flower's state in SQLite. The training process is replaced by a function that returns an update of ones.
-Round seconds are the coordinator's own, from sending the instructions to releasing the adapter.
+Flower's state in SQLite. The training process is replaced by a function that returns an update of
+ones. Round seconds are the coordinator's own, from sending the instructions to releasing the
+adapter.
 """
 
 import json
@@ -109,7 +110,7 @@ def _run(
     folder: Path, coordinator: Path, names: list[str], num_rounds: int, num_values: int
 ) -> list[float]:
     from server.config import load
-    from server.coordinator import control
+    from server.control import control
     from server.registry import Registry
 
     config = load(coordinator)
@@ -213,6 +214,9 @@ class TrivialWorker:
         answer = message_to_proto(Message(wire.write_reply(reply, plan), reply_to=message))
         sent: bytes = answer.SerializeToString()
         return struct.pack("!Q", len(header)) + header + sent
+
+    def start(self) -> None:
+        """Nothing is to be started."""
 
     def stop(self) -> None:
         """Nothing runs."""

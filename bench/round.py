@@ -60,7 +60,7 @@ def compare(num_clients: int, num_rounds: int) -> Row:
     theirs = stock.rounds(num_clients, num_rounds, num_values=NUM_VALUES)
     print("  " + "  ".join(f"{s:.2f} s" for s in theirs), file=sys.stderr, flush=True)
     # Here, not above: stock Flower can be measured alone without ours installed.
-    from bench import ours
+    import bench.ours as ours
 
     print(
         f"cloister: {num_rounds} rounds of {num_clients} clients ...", file=sys.stderr, flush=True

@@ -415,6 +415,10 @@ class Agent:
             return
         self._journal.mark_sent(plan.digest, instruction.kind, instruction.server_round)
         up, down = self._journal.count_traffic(up=sent_bytes)
+        if instruction.kind == "evaluate":
+            results = json.loads(self._home.results_path.read_text(encoding="utf-8"))
+            results |= {"bytes_up": up, "bytes_down": down}
+            self._home.write_json(self._home.results_path, results)
         self._tell(
             state="connected",
             stage="sent",
@@ -447,6 +451,12 @@ class Agent:
           InstructionRefusedError: The budget, or a round that was committed before.
           ReplyRefusedError: The child failed, took too long, or its reply does not fit.
         """
+        try:
+            # Before anything is spent: a platform without protection trains nothing.
+            self._worker.start()
+        except (TrainingError, ConfigError) as error:
+            self._tell(state="connected", stage="failed", reason=str(error))
+            raise ReplyRefusedError("training-failed", str(error)) from error
         if instruction.kind == "train":
             self._reserve(plan, instruction.server_round)
         local, content = self._ask(plan, instruction, message)
@@ -688,6 +698,7 @@ def make_worker(home: SiteHome) -> Worker:
         },
         hide=[home.keys_folder],
         memory_limit_mb=config.compute.memory_limit_mb,
+        demand=("keys_hidden", "network_forbidden") if config.compute.require_sandbox else (),
         writable=[],
     )
 

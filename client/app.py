@@ -1,8 +1,8 @@
 """Flower ClientApp: the route of a record on one screen.
 
 The records are read, masked and tokenised once a process (`_Node.load`); each round starts from
-the adapter that came, trains in private, and answers with the update. The agent calls this in a child
-process without keys and network; Flower's simulation calls it as it is.
+the adapter that came, trains in private, and answers with the update. The agent calls this in a
+child process without keys and network; Flower's simulation calls it as it is.
 
 Node config: `site_config` (site.toml), `plan` (canonical text) and `holdout_key` (hex). In a
 simulation the run config holds them instead, `site_config` as a comma-separated list of which

@@ -150,6 +150,8 @@ def _init(args: argparse.Namespace) -> int:
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
     home.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Settings, journal and results are nobody else's to read, whoever made the folder.
+    home.folder.chmod(0o700)
     home.make_keys()
     request = make_request(
         federation=args.federation,
@@ -241,7 +243,11 @@ def _approve_plan(args: argparse.Namespace) -> int:
     link = Link(home.channel())
     try:
         plan = _offered(args, link.plans, journal.decision)
+        ledger = home.ledger()
         console.say(describe(plan))
+        console.say(
+            f"spent        epsilon {ledger.spent().epsilon:.3f} of {ledger.budget_epsilon:g}"
+        )
         subjects = {"plan": plan.digest}
         try:
             _decide(args, plan, config, kit.federation, home)

@@ -155,6 +155,10 @@ class ComputeSection(_Section):
     round_limit_s: Positive = Field(
         default=300.0, description="A round that takes longer than this is stopped, in seconds"
     )
+    require_sandbox: bool = Field(
+        default=True,
+        description="Train only where the process can be kept from keys and network",
+    )
 
 
 class BaseSection(_Section):
@@ -269,7 +273,10 @@ def load_config(path: Path) -> SiteConfig:
 
 def format_config(config: SiteConfig) -> str:
     """`config` as a commented `site.toml`: every key, and above each what it means."""
-    lines = ["# Settings of one Cloister site. The others learn name and num_units, nothing else."]
+    lines = [
+        "# Settings of one Cloister site. Of these the others learn name and num_units, and from",
+        "# the log what was spent of the budget.",
+    ]
     for section_name, section_field in SiteConfig.model_fields.items():
         section = getattr(config, section_name)
         title = (

@@ -79,6 +79,16 @@ class WorkerTimeoutError(TrainingError):
     """The training process did not answer in time and was ended."""
 
 
+class WorkerUnprotectedError(TrainingError):
+    """This platform lacks a protection that was demanded; the program saw no request."""
+
+    def __init__(self, lacking: Sequence[str]) -> None:
+        super().__init__(
+            f"expected a training process with {', '.join(lacking)}, this platform has no way",
+            hint="use a kernel with user namespaces or Landlock, or set require_sandbox = false",
+        )
+
+
 class WorkerProtocolError(TrainingError):
     """The training process wrote something that is no frame and was ended."""
 
@@ -219,6 +229,7 @@ class Worker:
       writable: Folders it may write to beside its home in memory, where the kernel can confine
         writing; None leaves writing to the file permissions.
       use_namespaces: False acts as a platform without them, for tests of the fallback.
+      demand: Fields of `SandboxReport` without which the program is not run.
     """
 
     def __init__(
@@ -231,6 +242,7 @@ class Worker:
         forbid_network: bool = True,
         writable: Sequence[Path] | None = None,
         use_namespaces: bool = True,
+        demand: Sequence[str] = (),
     ) -> None:
         if not argv:
             raise ValueError("expected a program to run, got an empty argv")
@@ -243,6 +255,7 @@ class Worker:
         self._memory_limit_mb = memory_limit_mb
         self._forbid_network = forbid_network
         self._use_namespaces = use_namespaces
+        self._demand = tuple(demand)
         self._child: _Child | None = None
         # Reentrant: on_progress may call stop().
         self._lock = threading.RLock()
@@ -281,6 +294,7 @@ class Worker:
 
         Raises:
           ConfigError: A folder to hide does not exist.
+          WorkerUnprotectedError: A protection that `demand` names is not to be had here.
           WorkerDiedError: The sandbox could not be closed; nothing of the program ran.
           WorkerTimeoutError: It took longer than `timeout_s`.
         """
@@ -288,7 +302,12 @@ class Worker:
             if self._child is not None and self._child.has_ended():
                 self.stop()
             if self._child is None:
-                self._child = self._spawn(time.monotonic() + timeout_s, timeout_s)
+                child = self._spawn(time.monotonic() + timeout_s, timeout_s)
+                open_ = [name for name in self._demand if not getattr(child.report, name)]
+                if open_:
+                    child.end()
+                    raise WorkerUnprotectedError(open_)
+                self._child = child
             return self._child.report
 
     def call(

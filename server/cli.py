@@ -175,7 +175,7 @@ def _init(args: argparse.Namespace) -> int:
     key.save(config.keys_folder / "signing.key")
     draft.replace(home / FILE_NAME)
     config = load(home)
-    from server.coordinator import Evidence
+    from server.evidence import Evidence
 
     evidence = Evidence(config, key)
     evidence.record(Event.FEDERATION_CREATED, federation=config.name)
@@ -201,7 +201,8 @@ def _approve(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"cannot read {args.request}: {error.strerror}") from None
     request = read_request(content, federation=config.name)
-    from server.coordinator import PARTY, Evidence, control
+    from server.control import control
+    from server.evidence import PARTY, Evidence
 
     if request.site == PARTY:
         raise ConfigError(f"expected another name than {PARTY!r}: it is the coordinator's")
@@ -288,7 +289,8 @@ def _read(path: Path) -> bytes:
 
 def _revoke(args: argparse.Namespace) -> int:
     config = load(args.home)
-    from server.coordinator import Evidence, control
+    from server.control import control
+    from server.evidence import Evidence
 
     with Roster(config.roster_path) as roster:
         # From here on the engine refuses the site, on open connections too.
@@ -345,7 +347,7 @@ def quiet_dependencies() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     config = load(args.home)
-    from server.coordinator import control
+    from server.control import control
     from server.planning import make_plan
     from server.registry import Registry
     from server.watch import watch
@@ -379,7 +381,7 @@ def _show(value: object, as_json: bool, text: str) -> None:
 
 def _status(args: argparse.Namespace) -> int:
     config = load(args.home)
-    from server.coordinator import control
+    from server.control import control
     from server.watch import offline_status, status_lines
 
     found = control(config, "Status")
@@ -392,7 +394,7 @@ def _status(args: argparse.Namespace) -> int:
 
 def _stop(args: argparse.Namespace) -> int:
     config = load(args.home)
-    from server.coordinator import control
+    from server.control import control
 
     found = control(config, "Status")
     if found is None:

@@ -68,7 +68,7 @@ class FederationConfig(BaseModel):
     hosts: list[str] = []
     site_certificate_days: int = Field(default=30, ge=1, le=397)
     server_certificate_days: int = Field(default=365, ge=1, le=397)
-    num_threads: int = Field(default=32, ge=4, le=512)
+    num_threads: int = Field(default=128, ge=4, le=1024)
     authority: _Folder = "authority"
     keys: _Folder = "keys"
     state: _Folder = "state"
@@ -173,8 +173,8 @@ hosts = []
 site_certificate_days = 30
 server_certificate_days = 365
 
-# Calls served at the same time; two a site are enough.
-num_threads = 32
+# Calls served at the same time; a connected site holds one, and needs a second.
+num_threads = 128
 
 # Folders, relative to this file.
 authority = "authority"  # the certificate authority; its key may live on another machine

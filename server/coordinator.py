@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,127 +25,26 @@ from flwr.serverapp import ServerApp
 
 from model.tensors import Packed
 from privacy import wire
-from privacy.audit.entry import Entry, Event, format_time, make_entry, parse_entry
-from privacy.audit.keys import PartyKey, Role
-from privacy.audit.log import Log, Receipt, check_sequence, check_signer
-from privacy.audit.verify import Rules
+from privacy.audit.entry import Event, format_time, parse_entry
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, FederationError, ReplyRefusedError, VerificationError
 from privacy.pki.identity import SigningKey
 from privacy.plan import RunPlan
 from privacy.version import VERSION
 from server.config import FederationConfig
+from server.control import CONTROL_SERVICE, control_handler, control_path
 from server.engine import Engine, EngineGrid, StoppedError
+from server.evidence import PARTY, Evidence
 from server.registry import Registry
-from server.roster import Enrolment, Roster
+from server.roster import Roster
 from server.runs import RoundResult, Run, RunState, RunStore
+from server.status import status
 
-Answer = Any  # JSON
-PARTY = "coordinator"
-CONTROL_SERVICE = "cloister.Control"
 # Refused calls of one peer and rule are written to the log this often; each is counted.
 REFUSAL_LOG_S = 60.0
 # The first round waits this long for approved sites that are not connected: after a restart of the
 # coordinator they come back one by one.
 REJOIN_S = 20.0
-# Releases of more kinds than this are recomputed by auditors only: each kind takes time, and a
-# site chooses how many it claims.
-MAX_RECOMPUTED_KINDS = 64
-
-
-class Evidence:
-    """The log as the coordinator keeps it: each entry checked and on disk before the call returns.
-
-    An entry that does not follow from the earlier ones is refused, whoever signed it: an auditor
-    stops at the first wrong entry, so one site's lie would hide everything after it.
-    """
-
-    def __init__(self, config: FederationConfig, key: SigningKey) -> None:
-        self._key = key
-        # Whoever holds it keeps every other entry out.
-        self.lock = threading.RLock()
-        own = PartyKey(party=PARTY, role=Role.COORDINATOR, public_key=key.public_key)
-        self.log = Log(config.log_folder, key, f"cloister/{config.name}", [own])
-        self._rules = Rules(self.log.keys, calibrate.epsilon)
-        self._sent: dict[tuple[str, int, str], str] = {}
-        try:
-            for index, line in enumerate(self.log.lines()):
-                self._follow(parse_entry(line), index, recompute=False)
-        except BaseException:
-            self.log.close()
-            raise
-
-    def _follow(self, entry: Entry, index: int, *, recompute: bool) -> None:
-        """Check an entry against all earlier ones, and remember what it allows."""
-        self._rules.check(entry, index, recompute=recompute)
-        if entry.event is Event.UPDATE_SENT:
-            place = (entry.subjects["plan"], entry.predicate["server_round"], entry.party)
-            self._sent[place] = entry.subjects["update"]
-
-    def sent_update(self, plan_digest: str, server_round: int, site: str) -> str | None:
-        """Digest of the update that a site says it sent in a round, None before it says so."""
-        with self.lock:
-            return self._sent.get((plan_digest, server_round, site))
-
-    def extend(self, lines: Sequence[bytes]) -> list[Receipt]:
-        """Append entries durably, under one checkpoint, and return their receipts.
-
-        Raises:
-          VerificationError: One is malformed, not its signer's, out of order, or does not follow.
-            Those before it were kept: their sender sends them again and gets their receipts.
-        """
-        problem: VerificationError | None = None
-        with self.lock:
-            sequences, good, size = self.log.sequences(), [], self.log.size
-            for line in lines:
-                if not self.log.holds(line) and line not in good:
-                    try:
-                        entry = parse_entry(line)
-                        check_signer(entry, self.log.keys)
-                        check_sequence(entry, sequences)
-                        kinds = len(entry.predicate.get("prior", ()))
-                        self._follow(entry, size, recompute=kinds <= MAX_RECOMPUTED_KINDS)
-                    except VerificationError as error:
-                        problem = error
-                        break
-                    size += 1
-                good.append(line)
-            receipts = self.log.extend(good) if good else []
-        if problem is not None:
-            raise problem
-        return receipts
-
-    def record(
-        self,
-        event: Event,
-        subjects: Mapping[str, str] | None = None,
-        **fields: object,
-    ) -> None:
-        """Sign one entry and append it durably."""
-        with self.lock:
-            line = make_entry(
-                self._key,
-                PARTY,
-                event,
-                sequence=self.log.next_sequence(self._key.key_id),
-                at=datetime.now(UTC),
-                subjects=subjects,
-                predicate=fields,
-            )
-            self.extend([line])
-
-    def enrolled(self, enrolment: Enrolment) -> None:
-        """A site was let in: its key signs from now on."""
-        self.log.add_party(
-            PartyKey(party=enrolment.site, role=Role.SITE, public_key=enrolment.signing_key)
-        )
-        self.record(
-            Event.SITE_ENROLLED,
-            site=enrolment.site,
-            signing_key=enrolment.signing_key.hex(),
-            certificate_serial=enrolment.certificate_serial,
-            num_units=enrolment.num_units,
-        )
 
 
 class _Rounds:
@@ -604,7 +503,7 @@ class Coordinator:
             "Enrolled": self._control_enrolled,
             "Revoked": self._control_revoked,
         }
-        handlers = {name: _control_handler(behaviour) for name, behaviour in methods.items()}
+        handlers = {name: control_handler(behaviour) for name, behaviour in methods.items()}
         generic = grpc.method_handlers_generic_handler(CONTROL_SERVICE, handlers)
         server.add_generic_rpc_handlers((generic,))
         credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
@@ -690,93 +589,3 @@ class Coordinator:
         self.evidence.record(Event.SITE_REVOKED, site=str(request["site"]))
         self._notify()
         return {}
-
-
-def control_path(config: FederationConfig) -> Path:
-    """The file that says where the running coordinator can be spoken to."""
-    return config.state_folder / "control.json"
-
-
-def control(
-    config: FederationConfig, method: str, timeout_s: float = 60.0, **request: object
-) -> Answer:
-    """Call the running coordinator.
-
-    Returns:
-      Its answer, None when no coordinator runs.
-
-    Raises:
-      ConfigError: It refuses the request.
-    """
-    try:
-        address = json.loads(control_path(config).read_text())["address"]
-    except (OSError, ValueError, KeyError):
-        return None
-    credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-    with grpc.secure_channel(address, credentials) as channel:
-        call = channel.unary_unary(f"/{CONTROL_SERVICE}/{method}")
-        try:
-            answer = json.loads(call(json.dumps(request).encode(), timeout=timeout_s))
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                return None
-            raise ConfigError(f"the coordinator answered: {error.details()}") from None
-    if "error" in answer:
-        raise ConfigError(answer["error"], hint=answer["hint"])
-    return answer["result"]
-
-
-def _control_handler(
-    behaviour: Callable[[Mapping[str, Any]], Mapping[str, object]],
-) -> grpc.RpcMethodHandler:
-    def call(raw: bytes, _context: grpc.ServicerContext) -> bytes:
-        try:
-            return json.dumps({"result": behaviour(json.loads(raw))}).encode()
-        except FederationError as error:
-            return json.dumps({"error": str(error), "hint": error.hint}).encode()
-
-    return grpc.unary_unary_rpc_method_handler(call)
-
-
-def status(
-    config: FederationConfig, roster: Roster, runs: RunStore, log_entries: int
-) -> dict[str, object]:
-    """Sites and runs as JSON can carry them."""
-    return {
-        "federation": config.name,
-        "address": config.address,
-        "log_entries": log_entries,
-        "sites": [
-            {
-                "site": e.site,
-                "active": e.active,
-                "num_units": e.num_units,
-                "enrolled_at": format_time(e.enrolled_at),
-            }
-            for e in roster.list()
-        ],
-        "runs": [
-            {
-                "run": run.plan.run,
-                "plan": run.plan.digest,
-                "state": run.state,
-                "reason": run.reason,
-                "num_rounds": run.plan.rounds.num_rounds,
-                "min_sites": run.plan.rounds.min_sites,
-                "sites": [share.name for share in run.plan.sites],
-                "approved": list(run.approved),
-                "refused": list(run.refused),
-                "rounds": [
-                    {
-                        "server_round": r.server_round,
-                        "adapter": r.adapter,
-                        "num_updates": r.num_updates,
-                        "seconds": round(r.seconds, 3),
-                    }
-                    for r in run.rounds
-                ],
-                "adapter": run.adapter,
-            }
-            for run in runs.list()
-        ],
-    }

@@ -7,9 +7,10 @@ from privacy import console
 from privacy.audit.log import ENTRIES
 from privacy.errors import ConfigError
 from server.config import FederationConfig
-from server.coordinator import control, status
+from server.control import control
 from server.roster import Roster
 from server.runs import RunStore
+from server.status import status
 
 ENDED = ("finished", "failed", "stopped")
 

@@ -33,7 +33,7 @@ NOT_SHOWN = (
     (
         "That the log is complete at its end.",
         "A log that is cut off together with its newer checkpoints looks like a shorter log."
-        " The receipts that the institutions hold show whether theirs are in it.",
+        " The journals that the institutions keep show whether their own entries are in it.",
     ),
     (
         "That masking found all personal data.",

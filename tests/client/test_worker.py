@@ -20,6 +20,7 @@ from client.worker import (
     WorkerFailedError,
     WorkerProtocolError,
     WorkerTimeoutError,
+    WorkerUnprotectedError,
 )
 from privacy.errors import ConfigError, TrainingError
 
@@ -544,3 +545,18 @@ def test_the_agents_side_imports_no_framework() -> None:
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert result.stdout == "[]\n"
+
+
+def test_a_program_is_not_run_without_a_protection_that_is_demanded(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    worker = Worker(
+        [sys.executable, "-c", f"open({str(marker)!r}, 'w')"],
+        environment={},
+        hide=[],
+        memory_limit_mb=500,
+        use_namespaces=False,
+        demand=["descendants_die"],
+    )
+    with pytest.raises(WorkerUnprotectedError, match="descendants_die"):
+        worker.start()
+    assert not worker.running

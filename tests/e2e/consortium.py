@@ -24,7 +24,7 @@ from deploy.demo import generate
 from privacy.audit.entry import Entry, Event, parse_entry
 from server.cli import main as coordinator_main
 from server.config import load
-from server.coordinator import control
+from server.control import control
 from tests.e2e import probe
 
 BIN = Path(sys.executable).parent

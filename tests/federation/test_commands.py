@@ -14,7 +14,8 @@ from privacy.audit.verify import verify_log
 from privacy.pki.identity import SigningKey
 from server.app import build_app
 from server.config import load
-from server.coordinator import Coordinator, control
+from server.control import control
+from server.coordinator import Coordinator
 from tests.federation.world import INITIAL, _free_port, quiet_plan
 
 

@@ -14,7 +14,7 @@ from client.worker import WorkerTimeoutError
 from privacy.audit.entry import Event
 from privacy.audit.verify import verify_log
 from privacy.plan import RoundsConfig
-from server.coordinator import control
+from server.control import control
 from tests.federation.world import NUM_TRAINED, Federation, Site, quiet_plan
 
 

@@ -12,7 +12,8 @@ from privacy.audit.verify import verify_log
 from privacy.errors import ConfigError, VerificationError
 from privacy.pki.identity import SigningKey
 from server.config import load, template
-from server.coordinator import Evidence, control, control_path
+from server.control import control, control_path
+from server.evidence import Evidence
 from server.roster import Enrolment
 from tests.federation.world import quiet_plan
 

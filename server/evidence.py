@@ -1,0 +1,118 @@
+"""The coordinator's evidence: its own entries, and the gate that every site's entry passes.
+
+Light enough for every command: it needs neither Flower nor torch.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from privacy.audit.entry import Entry, Event, make_entry, parse_entry
+from privacy.audit.keys import PartyKey, Role
+from privacy.audit.log import Log, Receipt, check_sequence, check_signer
+from privacy.audit.verify import Rules
+from privacy.dp import calibrate
+from privacy.errors import VerificationError
+from privacy.pki.identity import SigningKey
+from server.config import FederationConfig
+from server.roster import Enrolment
+
+PARTY = "coordinator"
+# Releases of more kinds than this are recomputed by auditors only: each kind takes time, and a
+# site chooses how many it claims.
+MAX_RECOMPUTED_KINDS = 64
+
+
+class Evidence:
+    """The log as the coordinator keeps it: each entry checked and on disk before the call returns.
+
+    An entry that does not follow from the earlier ones is refused, whoever signed it: an auditor
+    stops at the first wrong entry, so one site's lie would hide everything after it.
+    """
+
+    def __init__(self, config: FederationConfig, key: SigningKey) -> None:
+        self._key = key
+        # Whoever holds it keeps every other entry out.
+        self.lock = threading.RLock()
+        own = PartyKey(party=PARTY, role=Role.COORDINATOR, public_key=key.public_key)
+        self.log = Log(config.log_folder, key, f"cloister/{config.name}", [own])
+        self._rules = Rules(self.log.keys, calibrate.epsilon)
+        self._sent: dict[tuple[str, int, str], str] = {}
+        try:
+            for index, line in enumerate(self.log.lines()):
+                self._follow(parse_entry(line), index, recompute=False)
+        except BaseException:
+            self.log.close()
+            raise
+
+    def _follow(self, entry: Entry, index: int, *, recompute: bool) -> None:
+        """Check an entry against all earlier ones, and remember what it allows."""
+        self._rules.check(entry, index, recompute=recompute)
+        if entry.event is Event.UPDATE_SENT:
+            place = (entry.subjects["plan"], entry.predicate["server_round"], entry.party)
+            self._sent[place] = entry.subjects["update"]
+
+    def sent_update(self, plan_digest: str, server_round: int, site: str) -> str | None:
+        """Digest of the update that a site says it sent in a round, None before it says so."""
+        with self.lock:
+            return self._sent.get((plan_digest, server_round, site))
+
+    def extend(self, lines: Sequence[bytes]) -> list[Receipt]:
+        """Append entries durably, under one checkpoint, and return their receipts.
+
+        Raises:
+          VerificationError: One is malformed, not its signer's, out of order, or does not follow.
+            Those before it were kept: their sender sends them again and gets their receipts.
+        """
+        problem: VerificationError | None = None
+        with self.lock:
+            sequences, good, size = self.log.sequences(), [], self.log.size
+            for line in lines:
+                if not self.log.holds(line) and line not in good:
+                    try:
+                        entry = parse_entry(line)
+                        check_signer(entry, self.log.keys)
+                        check_sequence(entry, sequences)
+                        kinds = len(entry.predicate.get("prior", ()))
+                        self._follow(entry, size, recompute=kinds <= MAX_RECOMPUTED_KINDS)
+                    except VerificationError as error:
+                        problem = error
+                        break
+                    size += 1
+                good.append(line)
+            receipts = self.log.extend(good) if good else []
+        if problem is not None:
+            raise problem
+        return receipts
+
+    def record(
+        self,
+        event: Event,
+        subjects: Mapping[str, str] | None = None,
+        **fields: object,
+    ) -> None:
+        """Sign one entry and append it durably."""
+        with self.lock:
+            line = make_entry(
+                self._key,
+                PARTY,
+                event,
+                sequence=self.log.next_sequence(self._key.key_id),
+                at=datetime.now(UTC),
+                subjects=subjects,
+                predicate=fields,
+            )
+            self.extend([line])
+
+    def enrolled(self, enrolment: Enrolment) -> None:
+        """A site was let in: its key signs from now on."""
+        self.log.add_party(
+            PartyKey(party=enrolment.site, role=Role.SITE, public_key=enrolment.signing_key)
+        )
+        self.record(
+            Event.SITE_ENROLLED,
+            site=enrolment.site,
+            signing_key=enrolment.signing_key.hex(),
+            certificate_serial=enrolment.certificate_serial,
+            num_units=enrolment.num_units,
+        )
