@@ -51,10 +51,11 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from client.home import SiteHome
+from client.home import SiteHome, file_digest
 from client.worker import Worker, WorkerTimeoutError
+from model.tensors import packed_digest
 from privacy import wire
-from privacy.audit.entry import Event
+from privacy.audit.entry import Event, parse_entry
 from privacy.dp import calibrate
 from privacy.dp.ledger import Reservation
 from privacy.errors import (
@@ -284,6 +285,8 @@ class Agent:
         self._home = home
         self._say = say
         self._config = home.config()
+        # The child reads the file again; it must be the one that this ledger was opened by.
+        self._config_digest = file_digest(home.config_path)
         self._site = self._config.site.name
         self._key = home.signing_key()
         self._kit = home.kit()
@@ -293,7 +296,7 @@ class Agent:
         self._worker = worker or make_worker(home)
         self._stopping = threading.Event()
         self._status: dict[str, object] = {"site": self._site, "state": "starting"}
-        self._worker_pid: int | None = None
+        self._noted_start: tuple[int | None, str] | None = None
         self._link: Link | None = None
 
     def stop(self) -> None:
@@ -309,7 +312,7 @@ class Agent:
         Raises:
           VerificationError: The coordinator does not let this site in.
         """
-        self._ledger.spent()
+        self._check_ledger()
         self._journal.record(Event.AGENT_STARTED, version=VERSION)
         pause_s = 0.0
         try:
@@ -329,6 +332,25 @@ class Agent:
             self._worker.stop()
             self._journal.close()
             self._tell(state="stopped")
+
+    def _check_ledger(self) -> None:
+        """Check that the ledger holds every round that the journal says was reserved.
+
+        Raises:
+          ConfigError: It does not: it was lost, or is another population's.
+        """
+        held = {(entry.plan_digest, entry.server_round) for entry in self._ledger.entries()}
+        for line, _ in self._journal.lines():
+            entry = parse_entry(line)
+            if entry.event is Event.BUDGET_RESERVED:
+                place = (entry.subjects["plan"], entry.predicate["server_round"])
+                if place not in held:
+                    raise ConfigError(
+                        f"expected round {place[1]} of {place[0]} in the ledger of population "
+                        f"{self._ledger.population}, got none: this site has spent it",
+                        hint="restore the folder ledger/ from a copy; another population needs a "
+                        "site folder and an enrolment of its own",
+                    )
 
     # -- connection ----------------------------------------------------------------------------
 
@@ -392,7 +414,7 @@ class Agent:
         try:
             kept = self._journal.get(plan.digest, instruction.kind, instruction.server_round)
             if kept is None:
-                self._do(plan, instruction, message)
+                self._do(link, plan, instruction, message)
             self._settle(plan, instruction)
         except (InstructionRefusedError, ReplyRefusedError) as error:
             event = (
@@ -444,7 +466,9 @@ class Agent:
             )
         return plan, wire.read_instruction(message.content, message.metadata.message_type, plan)
 
-    def _do(self, plan: RunPlan, instruction: wire.Instruction, message: Message) -> None:
+    def _do(
+        self, link: Link, plan: RunPlan, instruction: wire.Instruction, message: Message
+    ) -> None:
         """Train or evaluate in the child, check what comes back, sign it, keep it.
 
         Raises:
@@ -457,26 +481,36 @@ class Agent:
         except (TrainingError, ConfigError) as error:
             self._tell(state="connected", stage="failed", reason=str(error))
             raise ReplyRefusedError("training-failed", str(error)) from error
+        reservation = None
         if instruction.kind == "train":
-            self._reserve(plan, instruction.server_round)
-        local, content = self._ask(plan, instruction, message)
-        reply = wire.read_reply(
-            content,
-            kind=instruction.kind,
-            server_round=instruction.server_round,
-            site=self._site,
-            plan=plan,
-        )
-        signed = wire.write_reply(wire.sign_reply(reply, self._key), plan)
-        # What leaves is what was checked: the records are written anew, not passed through.
-        kept = recorddict_to_proto(signed).SerializeToString(deterministic=True)
-        if len(kept) > plan.exits.max_update_bytes:
-            raise ReplyRefusedError(
-                "byte-bound",
-                f"expected at most {plan.exits.max_update_bytes} bytes, got {len(kept)}",
+            reservation = self._reserve(plan, instruction.server_round)
+            # The log takes the reservation before a record is read: what it refuses is not done.
+            self._journal.flush(link.append)
+        try:
+            local, content = self._ask(plan, instruction, message)
+            reply = wire.read_reply(
+                content,
+                kind=instruction.kind,
+                server_round=instruction.server_round,
+                site=self._site,
+                plan=plan,
             )
+            signed = wire.write_reply(wire.sign_reply(reply, self._key), plan)
+            # What leaves is what was checked: the records are written anew, not passed through.
+            kept = recorddict_to_proto(signed).SerializeToString(deterministic=True)
+            if len(kept) > plan.exits.max_update_bytes:
+                raise ReplyRefusedError(  # noqa: TRY301  one rule of the door among many
+                    "byte-bound",
+                    f"expected at most {plan.exits.max_update_bytes} bytes, got {len(kept)}",
+                )
+        except ReplyRefusedError as error:
+            if reservation is not None and error.rule != "stopped":
+                # The coordinator learns that this attempt failed, which may depend on the noise
+                # and on who was drawn. A second attempt would be a second release for one spend.
+                self._ledger.commit(reservation, wire.NO_UPDATE)
+            raise
         if instruction.kind == "evaluate":
-            self._keep_results(plan, local)
+            self._keep_results(plan, instruction, local)
         self._journal.put(
             plan.digest, instruction.kind, instruction.server_round, reply.update_digest, kept
         )
@@ -543,12 +577,17 @@ class Agent:
             if self._journal.find(Event.EVALUATED, plan.digest, server_round) is None:
                 self._journal.record(
                     Event.EVALUATED,
-                    {"plan": plan.digest},
+                    {
+                        "plan": plan.digest,
+                        "adapter": packed_digest(plan.tensors, instruction.adapter),
+                    },
                     run_id=plan.run_id,
                     server_round=server_round,
                 )
             return
-        if not self._ledger.is_committed(plan.digest, plan.run_id, server_round):
+        if self._ledger.is_committed(plan.digest, plan.run_id, server_round):
+            self._check_committed(plan, server_round, digest)
+        else:
             reservation = self._reserve(plan, server_round)
             reserved = self._journal.find(Event.BUDGET_RESERVED, plan.digest, server_round)
             if reserved is None:
@@ -575,6 +614,19 @@ class Agent:
                 update_bytes=len(kept[0]),
             )
 
+    def _check_committed(self, plan: RunPlan, server_round: int, digest: str) -> None:
+        """Check that the ledger names the update that is kept.
+
+        Raises:
+          InstructionRefusedError: It names another: a copy of the journal was put back.
+        """
+        key = (plan.digest, plan.run_id, server_round)
+        for entry in self._ledger.entries():
+            if entry.key == key and entry.update_digest != digest:
+                raise InstructionRefusedError(
+                    "second-update", f"expected the update that round {server_round} committed"
+                )
+
     def _ask(
         self, plan: RunPlan, instruction: wire.Instruction, message: Message
     ) -> tuple[dict[str, Any], RecordDict]:
@@ -586,6 +638,7 @@ class Agent:
         header = json.dumps(
             {
                 "site_config": str(self._home.config_path),
+                "site_config_digest": self._config_digest,
                 "plan": plan.canonical().decode(),
                 "holdout_key": self._holdout_key.hex(),
             }
@@ -594,6 +647,9 @@ class Agent:
             _HEADER.pack(len(header)) + header + message_to_proto(message).SerializeToString()
         )
         limit_s = min(plan.rounds.deadline_s, self._config.compute.round_limit_s)
+        if instruction.kind == "evaluate":
+            # Training alone, for comparison, is a whole run, and the base is measured too.
+            limit_s = self._config.compute.round_limit_s * (plan.rounds.num_rounds + 2)
         self._tell(
             state="working",
             stage="starting",
@@ -627,10 +683,11 @@ class Agent:
         return local, content
 
     def _note_start(self, plan: RunPlan, local: Mapping[str, Any]) -> None:
-        """Say once a child that it masked the records and passed its self-test."""
-        if self._worker.pid == self._worker_pid or "masking" not in local:
+        """Say once a child and plan that it masked the records and passed its self-test."""
+        start = (self._worker.pid, plan.digest)
+        if start == self._noted_start or "masking" not in local:
             return
-        self._worker_pid = self._worker.pid
+        self._noted_start = start
         self._journal.record(
             Event.DATA_MASKED,
             {"plan": plan.digest},
@@ -639,7 +696,9 @@ class Agent:
         )
         self._journal.record(Event.SELF_TEST_PASSED, {"plan": plan.digest})
 
-    def _keep_results(self, plan: RunPlan, local: Mapping[str, Any]) -> None:
+    def _keep_results(
+        self, plan: RunPlan, instruction: wire.Instruction, local: Mapping[str, Any]
+    ) -> None:
         """Write what was measured on the held-out units; it stays in the site's folder."""
         spent = self._ledger.spent()
         up, down = self._journal.count_traffic()
@@ -649,6 +708,7 @@ class Agent:
                 "site": self._site,
                 "run": plan.run,
                 "plan": plan.digest,
+                "adapter": packed_digest(plan.tensors, instruction.adapter),
                 **local["results"],
                 "epsilon": spent.epsilon,
                 "delta": spent.delta,

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from client import dataset
 from client.config import SiteConfig, load_config
 from client.evaluate import evaluate_all
+from client.home import file_digest
 from client.progress import report
 from client.train import train_round
 from model.adapter import AdapterState, adapter_specs, inject_adapter, load_adapter
@@ -141,6 +142,12 @@ def _node(context: Context) -> _Node:
     if "partition-id" in settings:
         site_config = site_config.split(",")[int(settings["partition-id"])]
     plan = RunPlan.parse(str(settings["plan"]).encode())
+    expected = str(settings.get("site_config_digest", ""))
+    if expected and file_digest(Path(site_config)) != expected:
+        raise ConfigError(
+            f"expected {site_config} as it was when the agent started",
+            hint="stop and start the agent: it opened the ledger that the file named then",
+        )
     key = (site_config, plan.digest)
     if key not in _loaded:
         # One plan at a time: two adapted bases in memory could be more than the limit allows.

@@ -17,6 +17,7 @@ status.json          what the agent does right now
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -186,3 +187,8 @@ class SiteHome:
             finally:
                 os.close(descriptor)
         return None
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:` and the SHA-256 of a file's bytes."""
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

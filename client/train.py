@@ -116,7 +116,8 @@ def _update(before: Packed, after: Packed, max_norm: float) -> Packed:
     change = after.astype(np.float64) - before
     norm = float(np.linalg.norm(change))
     if not math.isfinite(norm):
-        # Says nothing about a unit: the weights follow from noised gradients alone.
+        # Whether it is finite follows from the noised gradients, so it is one output of a release
+        # that is paid for; the agent never trains this round again.
         raise TrainingError(
             "expected a finite update, got infinity or NaN",
             hint="ask for a plan with a lower learning rate",

@@ -341,8 +341,8 @@ def pretrain(
             progress.curve.append((progress.tokens, round(mean, 4)))
             left_s = (num_tokens - progress.tokens) / rate
             print(
-                f"{progress.tokens / 1e6:7.2f} of {num_tokens / 1e6:.0f} M tokens, loss {mean:.3f} "
-                f"{rate:,.0f} tokens/s  {left_s / 60:.0f} min left",
+                f"{progress.tokens / 1e6:7.2f} of {num_tokens / 1e6:.0f} M tokens, loss {mean:.3f}"
+                f", {rate:,.0f} tokens/s, {left_s / 60:.0f} min left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -252,6 +252,10 @@ class Coordinator:
 
     def serve(self, ready: Callable[[int], None]) -> None:
         """Serve until `stop` is called; `ready` gets the port once sites can connect."""
+        for ended in self.runs.list():
+            # A kill between the stop of a run and its cleanup left its updates in the database.
+            if ended.state not in (RunState.OFFERED, RunState.RUNNING) and ended.flower_run_id:
+                self.engine.end_run(ended.flower_run_id, completed=False)
         self.port = self.engine.start(self.config.listen, self._credentials)
         control = self._serve_control()
         try:
@@ -409,8 +413,9 @@ class Coordinator:
             run_id=plan.run_id,
             num_rounds=num_rounds,
         )
-        self.runs.end(plan.digest, state, reason)
+        # Update bytes go first: a crash before the next line cleans up once more.
         self.engine.end_run(flower_run_id, completed=state is RunState.FINISHED)
+        self.runs.end(plan.digest, state, reason)
         self._notify()
 
     # -- the door (called by the engine, for an authenticated site) ------------------------------

@@ -127,7 +127,8 @@ def _demo(
     plan_file.write_text(_plan_text(plan_text, parties))
     _say("connected; the plan is offered, and each site decides")
     rounds = _run(coordinator, plan_file, parties, processes)
-    report = _finish(out, coordinator, parties, rounds, processes)
+    _end(processes)
+    report = conclude(out, coordinator, parties, rounds)
     _say(f"\nreport: {report}   ({time.monotonic() - begun:.0f} s)")
     return 0
 
@@ -403,15 +404,10 @@ def _last_line(log: Path) -> str:
     return rounds[-1] if rounds else (lines[-1] if lines else "")
 
 
-def _finish(
-    out: Path,
-    coordinator: Path,
-    parties: list[Party],
-    rounds: Mapping[str, Any],
-    processes: list[subprocess.Popen[str]],
+def conclude(
+    out: Path, coordinator: Path, parties: list[Party], rounds: Mapping[str, Any]
 ) -> Path:
-    """Stop everything, hand the log to the auditor, verify, report, and write summary.json."""
-    _end(processes)
+    """Hand the log to the auditor, verify, report, and write summary.json; returns the report."""
     log = out / "log"
     shutil.copytree(coordinator / "log", log)
     verified = _call("cloister-audit", "verify", str(log))
@@ -434,7 +430,7 @@ def _finish(
         },
         "round_s": [r["seconds"] for r in rounds["rounds"]],
         "log_entries": sum(1 for _ in (log / "entries.jsonl").open("rb")),
-        "verified": bool(verified),
+        "verified": verified["verified"],
     }  # fmt: skip
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     for line in _table(results):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.demo.run import Party, conclude
 from tests.e2e import island, probe, relay
 from tests.e2e.consortium import (
     FEDERATION,
@@ -158,7 +159,7 @@ class Story:
     """A whole run, and what was seen of it on the way.
 
     Attributes:
-      consortium: Where it happened; all of it has been stopped.
+      consortium: Where it happened; its processes run on, for other tests to break.
       canaries: The words in its records.
       answers: What the commands answered.
       sockets: TCP and UDP sockets by process: `coordinator`, each site, and `clinic ClientApp`.
@@ -182,8 +183,8 @@ class Story:
 
 
 @pytest.fixture(scope="session")
-def story(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """One run from `start` to the report, by the commands; nothing runs any more after it."""
+def story(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """One run from `start` to the report, by the commands; its processes go on until the end."""
     root = tmp_path_factory.mktemp("story")
     begun = time.time()
     canaries = Canaries()
@@ -192,47 +193,49 @@ def story(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Story
         made = Consortium.copy(enrolled.consortium, root)
         made.prefix = outside.prefix if outside else ()
         for index, name in enumerate(SITES):
+            made.set_in_site(name, "min_sites", 1)
             write_rows(made.data(name), canaries.plant(rows(index)))
             ending.callback(_relay(made, name).end)
         ending.callback(made.end)
         made.start()
-        answers = {"check": made.call_site("clinic", "check")}
         run = made.spawn(
             "cloister-coordinator", "run", made.write_plan("story"), "--home", made.home,
             log=root / "run.log",
         )  # fmt: skip
         ending.callback(run.end)
-        sockets, networks = _approve_and_look(made, answers)
+        answers = {f"approve-plan {name}": answer for name, answer in made.approve().items()}
+        sockets, networks = _look(made)
         answers["run"] = Answer(
             status=run.wait(120),
             result=run.told[-1] if run.told else None,
             talk=(root / "run.log").read_text(),
         )
         answers |= _ask(made)
-        leaked = _leaks(begun, canaries, (root.parent,))
-        packets = outside.packets() if outside else None
-    return Story(
-        consortium=made,
-        canaries=canaries,
-        answers=answers,
-        sockets=sockets,
-        networks=networks,
-        packets=packets,
-        leaked=leaked,
-    )
+        parties = [
+            Party(
+                name=name,
+                data=made.data(name),
+                unit="record",
+                num_units=NUM_UNITS,
+                home=made.site(name),
+            )
+            for name in SITES
+        ]
+        # What the demo does with a finished run: verify, report, summary.json.
+        conclude(root, made.home, parties, answers["run"].result)
+        yield Story(
+            consortium=made,
+            canaries=canaries,
+            answers=answers,
+            sockets=sockets,
+            networks=networks,
+            packets=outside.packets() if outside else None,
+            leaked=_leaks(begun, canaries, (root.parent,)),
+        )
 
 
-def _approve_and_look(
-    made: Consortium, answers: dict[str, Answer]
-) -> tuple[dict[str, list[probe.Socket]], dict[str, str]]:
-    """Approve the plan at every site; in the middle of the first round, look at the processes."""
-
-    def approve(name: str) -> Answer:
-        return made.call_site(name, "approve-plan", "--yes", "--wait", "60")
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for name, answer in zip(SITES, pool.map(approve, SITES), strict=True):
-            answers[f"approve-plan {name}"] = answer
+def _look(made: Consortium) -> tuple[dict[str, list[probe.Socket]], dict[str, str]]:
+    """The sockets and networks of every process, in the middle of the first round."""
     for agent in made.agents.values():
         agent.await_stage("masked")
     assert made.coordinator is not None
@@ -246,26 +249,18 @@ def _approve_and_look(
 
 
 def _ask(made: Consortium) -> dict[str, Answer]:
-    """Every command that looks at a finished run, and the ones that end it."""
+    """Every command that looks at a finished run."""
     asked = {
         "status": lambda: made.call_coordinator("status"),
+        "check": lambda: made.call_site("clinic", "check"),
         "budget clinic": lambda: made.call_site("clinic", "budget"),
         "budget bank": lambda: made.call_site("bank", "budget"),
         "sent": lambda: made.call_site("clinic", "sent"),
-        "stop clinic": lambda: made.call_site("clinic", "stop"),
-        "stop bank": lambda: made.call_site("bank", "stop"),
+        "verify": lambda: made.call("cloister-audit", "verify", made.log),
     }
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting = {name: pool.submit(ask) for name, ask in asked.items()}
-        answers = {name: future.result() for name, future in waiting.items()}
-    answers["stop"] = made.call_coordinator("stop")
-    results = [
-        argument for name in SITES for argument in ("--results", made.site(name) / "results.json")
-    ]
-    log, report = made.log, made.root / "report.html"
-    answers["verify"] = made.call("cloister-audit", "verify", log)
-    answers["report"] = made.call("cloister-audit", "report", log, "--out", report, *results)
-    return answers
+        return {name: future.result() for name, future in waiting.items()}
 
 
 def _leaks(begun: float, canaries: Canaries, without: tuple[Path, ...]) -> list[tuple[Path, str]]:
@@ -355,19 +350,6 @@ def _relay(made: Consortium, site: str) -> Process:
     running = Process(argv, folder / "relay.log", environment(made.root))
     running.await_told(lambda told: "ready" in told)
     return running
-
-
-@pytest.fixture(scope="session")
-def at_work(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
-    """A consortium whose processes run; each test offers plans of its own."""
-    made = Consortium.copy(enrolled.consortium, tmp_path_factory.mktemp("at_work"))
-    for name in SITES:
-        made.set_in_site(name, "min_sites", 1)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.end()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ FEDERATION = "lakeside"
 SITES = ("clinic", "bank")
 NUM_ROWS = 60
 NUM_UNITS = 40
+# Written into the plans, because to look for it takes seconds: enough for four rounds.
+NOISE = 0.6
 PASSPHRASE = "correct horse battery staple"  # noqa: S105  of a test's authority
 READY_S = 60.0
 ENDED = ("finished", "failed", "stopped")
@@ -43,6 +46,7 @@ run = "{run}"
 unit = "record"
 target_epsilon = {epsilon}
 delta = 1e-3
+noise_multiplier = {noise}
 sample_rate = 0.2
 steps_per_round = 1
 
@@ -323,6 +327,8 @@ class Consortium:
 
     def start_coordinator(self) -> None:
         """Start the coordinator and wait until it serves."""
+        if self.coordinator is not None:
+            self.coordinator.wait()
         self.coordinator = self.spawn(
             "cloister-coordinator", "start", "--home", self.home,
             log=self.home / "coordinator.log",
@@ -332,10 +338,22 @@ class Consortium:
     def start_site(self, name: str) -> Process:
         """Start a site's agent."""
         home = self.site(name)
+        if name in self.agents:
+            self.agents[name].wait()
         self.agents[name] = self.spawn(
             "cloister-site", "start", "--home", home, log=home / "agent.log"
         )
         return self.agents[name]
+
+    def approve(self, plan: str = "") -> dict[str, Answer]:
+        """Approve a plan at every site, or the one that is offered; by site."""
+
+        def decide(name: str) -> Answer:
+            named = (plan,) if plan else ("--wait", "60")
+            return self.call_site(name, "approve-plan", *named, "--yes")
+
+        with ThreadPoolExecutor(max_workers=len(SITES)) as pool:
+            return dict(zip(SITES, pool.map(decide, SITES), strict=True))
 
     def start(self) -> None:
         """Start everything and wait until the sites are connected."""
@@ -353,7 +371,9 @@ class Consortium:
 
     def write_plan(self, run: str, **values: object) -> Path:
         """Write a PLAN.toml."""
-        chosen = {"epsilon": 8.0, "num_rounds": 2, "min_sites": 2, "deadline_s": 120.0} | values
+        chosen = {
+            "epsilon": 8.0, "noise": NOISE, "num_rounds": 2, "min_sites": 2, "deadline_s": 120.0,
+        } | values  # fmt: skip
         path = self.root / f"{run}.toml"
         path.write_text(PLAN.format(run=run, **chosen))
         return path
@@ -369,18 +389,6 @@ class Consortium:
         """Run a command of `cloister-coordinator` here."""
         home = ("--home", str(self.home))
         return _typed(coordinator_main, [command, *home, *map(str, arguments)])
-
-    def offer(self, run: str, **values: object) -> str:
-        """Offer a plan and have every site approve it; returns its digest."""
-        offered = self.type_coordinator(
-            "run", self.write_plan(run, **values), "--detach", "--wait", "0"
-        )
-        assert offered.status == 0, offered.talk
-        digest = str(offered.result["plan"])
-        for name in SITES:
-            approved = self.type_site(name, "approve-plan", digest, "--yes")
-            assert approved.status == 0, approved.talk
-        return digest
 
     def await_run(
         self,

@@ -71,6 +71,11 @@ def freeze(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
 
 
+def thaw(pid: int) -> None:
+    """Let a frozen process go on."""
+    os.kill(pid, signal.SIGCONT)
+
+
 def sockets(pid: int) -> list[Socket]:
     """The TCP and UDP sockets that a process holds, in whichever network it lives."""
     inodes = set()

@@ -1,6 +1,5 @@
 """`make demo`: stopped in the middle, done again in its folder, and kept off other folders."""
 
-import json
 import os
 import signal
 import subprocess
@@ -24,6 +23,7 @@ run = "short"
 unit = "{UNIT}"
 target_epsilon = 8.0
 delta = {DELTA}
+noise_multiplier = 0.6
 sample_rate = 0.2
 steps_per_round = 1
 
@@ -138,30 +138,16 @@ def test_ctrl_c_ends_every_process_and_a_second_demo_starts_clean(
     left.touch()
 
     second = demo()
-    assert second.wait() == 0, second.said
+    second.await_line(lambda line: "enrolled" in line)
     assert not left.exists()
+    lines = (second.out / "coordinator" / "log" / "entries.jsonl").read_bytes().splitlines()
+    events = [parse_entry(line).event for line in lines]
+    assert events == [Event.FEDERATION_CREATED, *[Event.SITE_ENROLLED] * len(SITES)]
+    running = second.processes()
+    second.process.terminate()
+    assert second.wait() == 130
+    assert await_end(running) == []
     assert strays(second.out) == []
-    entries = [
-        parse_entry(line)
-        for line in (second.out / "log" / "entries.jsonl").read_bytes().splitlines()
-    ]
-    assert [e.event for e in entries].count(Event.FEDERATION_CREATED) == 1
-    summary = json.loads((second.out / "summary.json").read_text())
-    assert set(summary) == {"sites", "round_s", "log_entries", "verified"}
-    assert summary["verified"] is True
-    assert summary["log_entries"] == len(entries)
-    assert len(summary["round_s"]) == 1
-    assert set(summary["sites"]) == set(SITES)
-    for site in summary["sites"].values():
-        assert {"base", "alone", "federated", "epsilon", "delta", "unit"} < set(site)
-        for adapter in ("base", "alone", "federated"):
-            assert {"loss", "accuracy"} <= set(site[adapter])
-        assert 0 < site["epsilon"] <= 8
-        assert min(site["bytes_up"], site["bytes_down"]) > 0
-    assert str(second.out / "report.html") in second.said
-    assert (second.out / "report.html").is_file()
-    for name in SITES:
-        assert name in second.said
 
 
 def test_a_folder_with_other_files_is_refused_and_left_as_it_is(

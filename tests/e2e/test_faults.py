@@ -1,147 +1,223 @@
 """What is killed or hangs in the middle of a round, and how the run goes on.
 
-Each test is a run of its own by the same processes. A fault falls on a step that a process has
-told of, never on a moment. After each, the ledgers hold what they hold without a fault, every
-round once, and the log verifies.
+One run of four rounds, one fault in each, by the processes of the run without a fault. A fault
+falls on a step that a process has told of, never on a moment. After all of them the ledgers hold
+what they hold without a fault, every round once, and the log verifies.
 """
 
-import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from client.home import SiteHome
+import pytest
+
 from privacy.audit.entry import Event
 from privacy.audit.keys import KeyRing
 from privacy.audit.verify import verify_log
 from tests.e2e import probe
-from tests.e2e.consortium import SITES, Consortium, Process, await_client_app, await_end
+from tests.e2e.conftest import Story
+from tests.e2e.consortium import (
+    SITES,
+    Answer,
+    Consortium,
+    Process,
+    await_client_app,
+    await_end,
+)
+
+ROUNDS = [1, 2, 3, 4]
+HANGS, CHILD_KILLED, AGENT_KILLED, COORDINATOR_KILLED = ROUNDS
+# Less than a start of the ClientApp takes.
+SHORT_S, LONG_S = 4.0, 300.0
 
 
-def check_books(made: Consortium, plan: str, *, num_rounds: int) -> None:
-    """Every round is spent once at every site, as without a fault, and the log verifies."""
-    for name in SITES:
-        spends = made.spends(name, plan)
-        assert [s[0] for s in spends] == list(range(1, num_rounds + 1))
-        # The same noise, rate and number of steps in each: nothing was trained twice.
-        assert len({s[1:] for s in spends}) == 1
-        assert spends[0][3] == 1
-        spent = SiteHome(made.site(name)).ledger().spent()
-        entries = [e for e in made.entries(plan=plan) if e.party == name]
-        for event in (Event.BUDGET_RESERVED, Event.BUDGET_COMMITTED, Event.UPDATE_SENT):
-            rounds = [e.predicate["server_round"] for e in entries if e.event is event]
-            assert len(rounds) == len(set(rounds)), (name, event, rounds)
-        reserved = [e for e in entries if e.event is Event.BUDGET_RESERVED]
-        assert reserved[-1].predicate["epsilon_total"] <= spent.epsilon + 1e-9
-    accepted = [
-        (e.predicate["server_round"], e.predicate["site"])
-        for e in made.entries(Event.UPDATE_ACCEPTED, plan)
-    ]
-    assert len(accepted) == len(set(accepted))
-    verify_log(made.log, KeyRing.load(made.log / "keys.json"))
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What the faults did.
+
+    Attributes:
+      plan: The plan of the run.
+      run: How the run ended.
+      rules: What the bank's agent answered to the rounds that it lost.
+      left: Processes that outlived the one that they belonged to, by fault.
+      waited: Whether the clinic's agent said that it waits for the coordinator.
+      unfinished: Whether the last round was under way when the coordinator was killed.
+      clinic: The clinic's agent, which nobody touched.
+      stopped: What the commands answered that stopped the processes at the end.
+    """
+
+    plan: str
+    run: Mapping[str, Any]
+    rules: Mapping[int, str]
+    left: Mapping[str, list[int]]
+    waited: bool
+    unfinished: bool
+    clinic: Process
+    stopped: Mapping[str, Answer]
 
 
-def updates(run: Mapping[str, Any]) -> list[int]:
-    """How many updates each round added."""
-    return [r["num_updates"] for r in run["rounds"]]
+def rule_told(agent: Process, server_round: int) -> str:
+    """The rule by which an agent lost a round; it is told after the round's start."""
+    place = next(
+        number
+        for number, told in enumerate(agent.told)
+        if told.get("stage") == "starting" and told.get("server_round") == server_round
+    )
+    return str(agent.await_told(lambda told: "rule" in told, after=place)["rule"])
 
 
-def offer_and_await(made: Consortium, run: str, site: str, stage: str, **values: object) -> str:
-    """Offer a plan, and return its digest once a site has told of a stage of its first round."""
-    agent = made.agents[site]
-    mark = len(agent.told)
-    plan = made.offer(run, **values)
-    agent.await_stage(stage, after=mark)
-    return plan
+def restart_bank(made: Consortium, limit_s: float) -> Process:
+    """Start the bank's agent with another limit for a round."""
+    made.set_in_site("bank", "round_limit_s", limit_s)
+    agent = made.start_site("bank")
+    agent.await_told(lambda told: told.get("state") == "connected")
+    return agent
 
 
-def rejections(made: Consortium, plan: str) -> list[tuple[str, int]]:
-    """Sites and rounds of the updates that the coordinator rejected."""
-    return [
-        (e.predicate["site"], e.predicate["server_round"])
-        for e in made.entries(Event.UPDATE_REJECTED, plan)
-    ]
+@pytest.fixture(scope="module")
+def faults(story: Story) -> Faults:
+    """The run with the faults; everything is stopped after it."""
+    made = story.consortium
+    clinic = made.agents["clinic"]
+    assert made.coordinator is not None
+    stopped = {"stop bank": made.call_site("bank", "stop")}
+    bank = restart_bank(made, SHORT_S)
+    path = made.write_plan("faults", num_rounds=len(ROUNDS), min_sites=1)
+    plan = made.type_coordinator("run", path, "--detach").result["plan"]
+    assert {answer.status for answer in made.approve(plan).values()} == {0}
+    rules, left = {}, {}
 
+    bank.await_stage("starting", server_round=HANGS)
+    hung = await_client_app(bank)
+    probe.freeze(hung)
+    rules[HANGS] = rule_told(bank, HANGS)
+    left["hangs"] = await_end([hung])
 
-def client_app(agent: Process) -> int:
-    """The one ClientApp under an agent."""
-    (pid,) = probe.client_apps(agent.pid)
-    return pid
+    bank.await_stage("starting", server_round=CHILD_KILLED)
+    probe.kill(await_client_app(bank))
+    rules[CHILD_KILLED] = rule_told(bank, CHILD_KILLED)
 
+    bank.await_stage("starting", server_round=AGENT_KILLED)
+    await_client_app(bank)
+    children = probe.descendants(bank.pid)
+    bank.kill()
+    left["agent killed"] = await_end(children)
+    bank = restart_bank(made, LONG_S)
+    bank.await_stage("sent", kind="train", server_round=AGENT_KILLED)
 
-def test_an_agent_killed_in_a_round_takes_its_children_along_and_does_the_round_once(
-    at_work: Consortium,
-) -> None:
-    plan = offer_and_await(at_work, "agent-killed", "bank", "loading", num_rounds=1)
-    agent = at_work.agents["bank"]
-    children = probe.descendants(agent.pid)
-    assert client_app(agent) in children
-    agent.kill()
-    assert await_end(children) == []
-    at_work.start_site("bank")
-    run = at_work.await_run(plan)
-    # The round waited for the site to come back: nothing of it was lost.
-    assert (run["state"], updates(run)) == ("finished", [2])
-    assert rejections(at_work, plan) == []
-    check_books(at_work, plan, num_rounds=1)
-
-
-def test_a_client_app_killed_in_a_round_fails_that_round_and_the_next_one_goes_on(
-    at_work: Consortium,
-) -> None:
-    plan = offer_and_await(at_work, "child-killed", "bank", "loading", min_sites=2)
-    agent = at_work.agents["bank"]
-    mark = len(agent.told)
-    probe.kill(client_app(agent))
-    refused = agent.await_told(lambda told: "rule" in told, after=mark)
-    assert refused["rule"] == "training-failed"
-    run = at_work.await_run(plan)
-    assert (run["state"], updates(run)) == ("finished", [1, 2])
-    # Below its quorum the first round released nothing; its epsilon stays spent.
-    assert [r["adapter"] is None for r in run["rounds"]] == [True, False]
-    assert rejections(at_work, plan) == [("bank", 1)]
-    check_books(at_work, plan, num_rounds=2)
-
-
-def test_a_coordinator_killed_in_a_round_goes_on_with_it_when_it_is_started_again(
-    at_work: Consortium,
-) -> None:
-    clinic, bank = (at_work.agents[name] for name in SITES)
+    # It trains its part of the last round only when the coordinator is gone.
+    frozen = await_client_app(bank)
+    probe.freeze(frozen)
+    clinic.await_stage("sent", kind="train", server_round=COORDINATOR_KILLED)
+    made.coordinator.kill()
     mark = len(clinic.told)
-    plan = offer_and_await(at_work, "coordinator-killed", "bank", "loading")
-    bank.send(signal.SIGSTOP)
-    clinic.await_stage("sent", after=mark, kind="train", server_round=1)
-    assert at_work.coordinator is not None
-    at_work.coordinator.kill()
-    bank.send(signal.SIGCONT)
-    # Both agents come back by themselves, one with an update that the dead one had.
-    clinic.await_told(lambda told: told.get("state") == "waiting", after=mark)
-    at_work.start_coordinator()
-    run = at_work.await_run(plan)
-    assert (run["state"], updates(run)) == ("finished", [2, 2])
-    assert (clinic.status, bank.status) == (None, None)
-    assert rejections(at_work, plan) == []
-    check_books(at_work, plan, num_rounds=2)
+    released = [e.predicate["server_round"] for e in made.entries(Event.ADAPTER_RELEASED, plan)]
+    probe.thaw(frozen)
+    waiting = clinic.await_told(lambda told: told.get("state") == "waiting", after=mark)
+    made.start_coordinator()
+    run = made.await_run(plan)
+
+    stopped["stop clinic"] = made.call_site("clinic", "stop")
+    stopped["stop"] = made.call_coordinator("stop")
+    made.coordinator.wait()
+    return Faults(
+        plan=plan,
+        run=run,
+        rules=rules,
+        left=left,
+        waited="cannot be reached" in waiting["reason"],
+        unfinished=COORDINATOR_KILLED not in released,
+        clinic=clinic,
+        stopped=stopped,
+    )
+
+
+def updates(faults: Faults, server_round: int) -> int:
+    """How many updates a round added."""
+    (result,) = [r for r in faults.run["rounds"] if r["server_round"] == server_round]
+    assert result["adapter"]  # the quorum held, and the round released one
+    return int(result["num_updates"])
+
+
+def test_the_run_goes_on_through_every_fault_and_finishes(faults: Faults) -> None:
+    assert faults.run["state"] == "finished"
+    assert [r["server_round"] for r in faults.run["rounds"]] == ROUNDS
 
 
 def test_a_client_app_that_hangs_is_killed_at_its_deadline_and_the_round_goes_on(
-    at_work: Consortium,
+    faults: Faults,
 ) -> None:
-    at_work.agents["bank"].end()
-    # Less than a start of the ClientApp takes: what comes after the fault is not looked at.
-    at_work.set_in_site("bank", "round_limit_s", 3.0)
-    agent = at_work.start_site("bank")
-    agent.await_told(lambda told: told.get("state") == "connected")
-    plan = offer_and_await(at_work, "hangs", "bank", "starting", min_sites=1, num_rounds=1)
-    hung = await_client_app(agent)
-    probe.freeze(hung)
-    refused = agent.await_told(lambda told: "rule" in told)
-    assert refused["rule"] == "deadline"
-    assert await_end([hung]) == []
-    run = at_work.await_run(plan)
-    assert (run["state"], updates(run)) == ("finished", [1])
-    assert run["rounds"][0]["adapter"]
-    assert rejections(at_work, plan)[0] == ("bank", 1)
-    check_books(at_work, plan, num_rounds=1)
-    agent.end()
-    at_work.set_in_site("bank", "round_limit_s", 300.0)
-    at_work.start_site("bank")
+    assert faults.rules[HANGS] == "deadline"
+    assert faults.left["hangs"] == []
+    assert updates(faults, HANGS) == 1
+
+
+def test_a_client_app_that_is_killed_loses_its_site_that_round_and_no_more(
+    faults: Faults,
+) -> None:
+    assert faults.rules[CHILD_KILLED] == "training-failed"
+    assert updates(faults, CHILD_KILLED) == 1
+
+
+def test_an_agent_that_is_killed_takes_its_children_along_and_its_round_waits_for_it(
+    faults: Faults,
+) -> None:
+    assert faults.left["agent killed"] == []
+    assert updates(faults, AGENT_KILLED) == 2
+
+
+def test_a_coordinator_that_is_killed_goes_on_with_its_round_and_the_agents_come_back(
+    faults: Faults,
+) -> None:
+    assert faults.unfinished
+    assert faults.waited
+    assert updates(faults, COORDINATOR_KILLED) == 2
+    # One process from the first run to the last, through it all.
+    assert faults.clinic.status == 0
+
+
+def test_no_epsilon_is_spent_twice_or_otherwise_than_without_a_fault(
+    story: Story, faults: Faults
+) -> None:
+    made = story.consortium
+    without = story.answers["run"].result["plan"]
+    for name in SITES:
+        (one,) = {spend[1:] for spend in made.spends(name, without)}
+        assert made.spends(name, faults.plan) == [(number, *one) for number in ROUNDS]
+
+
+def test_the_log_has_each_step_of_each_round_once_and_verifies(
+    story: Story, faults: Faults
+) -> None:
+    made = story.consortium
+    lost = [HANGS, CHILD_KILLED]
+    for name, done in (("clinic", ROUNDS), ("bank", [r for r in ROUNDS if r not in lost])):
+        entries = [e for e in made.entries(plan=faults.plan) if e.party == name]
+        for event, rounds in (
+            (Event.BUDGET_RESERVED, ROUNDS),
+            (Event.BUDGET_COMMITTED, done),
+            (Event.UPDATE_SENT, done),
+        ):
+            found = [e.predicate["server_round"] for e in entries if e.event is event]
+            assert found == rounds, (name, event)
+        accepted = [
+            e.predicate["server_round"]
+            for e in made.entries(Event.UPDATE_ACCEPTED, faults.plan)
+            if e.predicate["site"] == name
+        ]
+        assert accepted == done
+    rejected = [
+        (e.predicate["site"], e.predicate["server_round"])
+        for e in made.entries(Event.UPDATE_REJECTED, faults.plan)
+    ]
+    assert [r for r in rejected if r[1] in lost] == [("bank", number) for number in lost]
+    verify_log(made.log, KeyRing.load(made.log / "keys.json"))
+
+
+def test_the_stop_commands_end_every_process(faults: Faults, story: Story) -> None:
+    assert {name: answer.status for name, answer in faults.stopped.items()} == {
+        "stop bank": 0, "stop clinic": 0, "stop": 0,
+    }  # fmt: skip
+    assert faults.stopped["stop clinic"].result == {"stopped": faults.clinic.pid}
+    assert story.consortium.coordinator is not None
+    assert story.consortium.coordinator.status == 0

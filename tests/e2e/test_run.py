@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from model.base import load_base, nano_folder
-from privacy.audit.entry import Event
+from privacy.audit.entry import Event, parse_entry
 from tests.e2e import probe
 from tests.e2e.conftest import SITE_BUDGET, Enrolled, Story
 from tests.e2e.consortium import FEDERATION, NUM_UNITS, SITES, Consortium
@@ -87,8 +87,11 @@ def test_the_log_verifies_and_holds_every_step_of_every_site(story: Story) -> No
     verified = story.answers["verify"].result
     assert verified["verified"] is True
     assert set(verified["sites"]) == set(SITES)
+    # As it was when the run was over: other tests go on with this consortium.
+    lines = (story.consortium.root / "log" / "entries.jsonl").read_bytes().splitlines()
+    entries = [parse_entry(line) for line in lines]
     for name in SITES:
-        events = [e.event for e in story.consortium.entries() if e.party == name]
+        events = [e.event for e in entries if e.party == name]
         for event, times in (
             (Event.PLAN_APPROVED, 1), (Event.DATA_MASKED, 1), (Event.SELF_TEST_PASSED, 1),
             (Event.BUDGET_RESERVED, 2), (Event.BUDGET_COMMITTED, 2), (Event.UPDATE_SENT, 2),
@@ -96,13 +99,31 @@ def test_the_log_verifies_and_holds_every_step_of_every_site(story: Story) -> No
         ):  # fmt: skip
             assert events.count(event) == times, (name, event)
     refusals = {Event.DOOR_REFUSED, Event.UPDATE_REJECTED, Event.ROUND_FAILED}
-    assert [e.event for e in story.consortium.entries() if e.event in refusals] == []
+    assert [e.event for e in entries if e.event in refusals] == []
 
 
 def test_the_processes_complain_of_nothing(story: Story) -> None:
     made = story.consortium
     logs = [made.home / "coordinator.log", *(made.site(name) / "agent.log" for name in SITES)]
     assert {path.name: path.read_text() for path in logs if path.read_text()} == {}
+
+
+def test_the_summary_says_what_came_of_it_at_each_site(story: Story) -> None:
+    summary = json.loads((story.consortium.root / "summary.json").read_text())
+    assert set(summary) == {"sites", "round_s", "log_entries", "verified"}
+    assert summary["verified"] is True
+    entries = (story.consortium.root / "log" / "entries.jsonl").read_bytes()
+    assert summary["log_entries"] == len(entries.splitlines())
+    assert len(summary["round_s"]) == 2
+    assert set(summary["sites"]) == set(SITES)
+    for name, site in summary["sites"].items():
+        assert site["alone"] is None  # as the site.toml of both says
+        for adapter in ("base", "federated"):
+            assert {"loss", "accuracy"} <= set(site[adapter])
+        budget = story.answers[f"budget {name}"].result
+        assert (site["epsilon"], site["delta"]) == (budget["epsilon"], budget["delta"])
+        assert site["unit"] == "record"
+        assert min(site["bytes_up"], site["bytes_down"]) > 0
 
 
 def test_the_report_stands_alone(story: Story) -> None:

@@ -1,5 +1,6 @@
 """Crashes and silence: a run goes on, no round is trained twice, no epsilon is spent twice."""
 
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 
+from client.agent import Agent
 from client.worker import WorkerTimeoutError
 from privacy.audit.entry import Event
 from privacy.audit.verify import verify_log
+from privacy.errors import ConfigError, InstructionRefusedError
 from privacy.plan import RoundsConfig
 from server.control import control
 from tests.federation.world import NUM_TRAINED, Federation, Site, quiet_plan
@@ -319,3 +322,30 @@ def test_a_plan_whose_noise_does_not_keep_its_promise_is_never_offered(
     with pytest.raises(ConfigError, match="expected epsilon"):
         shared.offer(false)
     verify_log(shared.config.log_folder)
+
+
+def test_a_failed_attempt_is_final_and_stays_spent(shared: Federation) -> None:
+    c = shared.sites["c"]
+    c.trainer.before = failing(WorkerTimeoutError("too long"), {1})
+    plan = quiet_plan("final", rounds=rounds(1))
+    assert [r.num_updates for r in shared.run(plan).rounds] == [2]
+    c.trainer.before = failing(WorkerTimeoutError("too long"), set())
+    # What the coordinator was told once may depend on the noise: asked again, the site must not
+    # draw anew under the same reservation.
+    ledger = c.home.ledger()
+    assert ledger.is_committed(plan.digest, plan.run_id, 1)
+    with pytest.raises(InstructionRefusedError, match="has its update already"):
+        ledger.reserve(plan, plan.run_id, 1)
+
+
+def test_an_agent_does_not_start_without_the_ledger_that_its_journal_remembers(
+    trio: Federation,
+) -> None:
+    plan = quiet_plan("lost ledger", rounds=rounds(1))
+    trio.run(plan)
+    site = trio.sites["c"]
+    site.stop()
+    shutil.rmtree(site.home.ledger_folder)
+    agent = Agent(site.home, lambda news: None, site.trainer)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="this site has spent it"):
+        agent.run()

@@ -291,3 +291,24 @@ def test_the_digest_tells_the_smallest_difference(
     zeros = np.zeros(8, dtype=np.float32)
     other = change(zeros).astype(np.float32)
     assert packed_digest(PLAN.trained_tensors, zeros) != packed_digest(PLAN.trained_tensors, other)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', (",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000000000000,), }",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }",
+        b"{[]: 1}",
+        b"{'descr': '<f4', 'fortran_order': True, 'shape': (2,), }",
+        b"",
+    ],
+)
+def test_a_crafted_array_header_is_a_broken_rule_and_nothing_else(header: bytes) -> None:
+    specs = (TensorSpec(name="b", shape=(2,), trained=True),)
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 8
+    record = ArrayRecord({"packed": Array("float32", (2,), "numpy.ndarray", data)})
+    with pytest.raises(ReplyRefusedError) as refused:
+        wire._packed(record, specs, ReplyRefusedError)
+    assert refused.value.rule == "tensor-shape"
