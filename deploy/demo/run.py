@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from deploy.demo import generate
 
@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--plan", type=Path, default=DEFAULT_PLAN, help="plan to run (default: the demo's own)"
     )
     args = parser.parse_args(argv)
-    # A stop that comes as SIGTERM ends the processes like Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _STOPS:
+        signal.signal(number, _stop.take)
     processes: list[subprocess.Popen[str]] = []
     try:
         return _demo(args.out.resolve(), args.data, args.sites, args.plan, processes)
@@ -93,12 +93,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nstopped", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)
         _end(processes)
 
 
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+class _Stop:
+    """Ctrl-C and SIGTERM as KeyboardInterrupt, put off while a process is being started.
+
+    In the middle of a start the exception would lose the process, or be lost itself: Python drops
+    what is raised in the hooks that it runs around a fork.
+    """
+
+    def __init__(self) -> None:
+        self._is_put_off = False
+        self._is_asked = False
+
+    def take(self, _number: int, _frame: object) -> None:
+        """Handle the signal."""
+        self._is_asked = True
+        if not self._is_put_off:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Let a stop wait until the block is over."""
+        self._is_put_off = True
+        try:
+            yield
+        finally:
+            self._is_put_off = False
+        if self._is_asked:
+            raise KeyboardInterrupt
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+_stop = _Stop()
 
 
 def _demo(
@@ -311,7 +341,7 @@ def _spawn(
     processes: list[subprocess.Popen[str]], log: Path, name: str, *arguments: str
 ) -> subprocess.Popen[str]:
     """Start a process in a session of its own, so that Ctrl-C reaches it through us only."""
-    with log.open("ab") as errors:
+    with log.open("ab") as errors, _stop.put_off():
         process = subprocess.Popen(
             _command(name, *arguments),
             stdout=subprocess.PIPE,
@@ -321,7 +351,7 @@ def _spawn(
             start_new_session=True,
             preexec_fn=_end_with_demo if sys.platform == "linux" else None,
         )
-    processes.append(process)
+        processes.append(process)
     return process
 
 

@@ -5,6 +5,7 @@ site that keeps every byte, and with words planted in every record that must nev
 """
 
 import contextlib
+import importlib
 import json
 import os
 import secrets
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from tests.e2e.consortium import (
     rows,
     write_rows,
 )
+from tests.e2e.demos import Stops, stop_two_demos
 
 SITE_BUDGET = 40.0
 _SYSTEM_TMP = Path("/tmp")  # noqa: S108  looked at, never written to
@@ -183,7 +185,18 @@ class Story:
 
 
 @pytest.fixture(scope="session")
-def story(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def demo_stops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Stops]]:
+    """Two demos, one after the other and beside everything else: most of their time is waiting."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        yield pool.submit(stop_two_demos, tmp_path_factory.mktemp("demos"))
+
+
+@pytest.fixture(scope="session")
+def story(
+    enrolled: Enrolled,
+    demo_stops: Future[Stops],  # it begins now
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Story]:
     """One run from `start` to the report, by the commands; its processes go on until the end."""
     root = tmp_path_factory.mktemp("story")
     begun = time.time()
@@ -203,6 +216,8 @@ def story(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Itera
             log=root / "run.log",
         )  # fmt: skip
         ending.callback(run.end)
+        # Other tests need torch here, which takes seconds; a core is idle until the plan is made.
+        importlib.import_module("model.adapter")
         answers = {f"approve-plan {name}": answer for name, answer in made.approve().items()}
         sockets, networks = _look(made)
         answers["run"] = Answer(
@@ -221,8 +236,9 @@ def story(enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Itera
             )
             for name in SITES
         ]
-        # What the demo does with a finished run: verify, report, summary.json.
+        # What the demo does with a finished run: verify and report by the commands, summary.json.
         conclude(root, made.home, parties, answers["run"].result)
+        answers["verify"] = made.type_audit("verify", root / "log")
         yield Story(
             consortium=made,
             canaries=canaries,
@@ -254,9 +270,8 @@ def _ask(made: Consortium) -> dict[str, Answer]:
         "status": lambda: made.call_coordinator("status"),
         "check": lambda: made.call_site("clinic", "check"),
         "budget clinic": lambda: made.call_site("clinic", "budget"),
-        "budget bank": lambda: made.call_site("bank", "budget"),
+        "budget bank": lambda: made.type_site("bank", "budget"),
         "sent": lambda: made.call_site("clinic", "sent"),
-        "verify": lambda: made.call("cloister-audit", "verify", made.log),
     }
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting = {name: pool.submit(ask) for name, ask in asked.items()}

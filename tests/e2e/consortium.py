@@ -23,6 +23,7 @@ from typing import Any
 from client.cli import main as site_main
 from deploy.demo import generate
 from privacy.audit.entry import Entry, Event, parse_entry
+from privacy.cli import main as audit_main
 from server.cli import main as coordinator_main
 from server.config import load
 from server.control import control
@@ -389,6 +390,10 @@ class Consortium:
         """Run a command of `cloister-coordinator` here."""
         home = ("--home", str(self.home))
         return _typed(coordinator_main, [command, *home, *map(str, arguments)])
+
+    def type_audit(self, command: str, log: Path) -> Answer:
+        """Run a command of `cloister-audit` here."""
+        return _typed(audit_main, [command, str(log)])
 
     def await_run(
         self,

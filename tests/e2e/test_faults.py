@@ -221,3 +221,13 @@ def test_the_stop_commands_end_every_process(faults: Faults, story: Story) -> No
     assert faults.stopped["stop clinic"].result == {"stopped": faults.clinic.pid}
     assert story.consortium.coordinator is not None
     assert story.consortium.coordinator.status == 0
+
+
+def test_nothing_is_left_in_a_home_or_temporary_folder_once_all_has_ended(
+    faults: Faults, story: Story
+) -> None:
+    assert faults.stopped
+    root = story.consortium.root
+    left = [path for folder in ("home", "tmp") for path in (root / folder).rglob("*")]
+    # torch makes an empty folder for compiled code, which nothing here compiles.
+    assert [path for path in left if not path.name.startswith("torchinductor_")] == []

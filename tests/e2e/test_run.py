@@ -16,7 +16,7 @@ from model.base import load_base, nano_folder
 from privacy.audit.entry import Event, parse_entry
 from tests.e2e import probe
 from tests.e2e.conftest import SITE_BUDGET, Enrolled, Story
-from tests.e2e.consortium import FEDERATION, NUM_UNITS, SITES, Consortium
+from tests.e2e.consortium import FEDERATION, NUM_UNITS, SITES
 
 
 def test_every_command_on_the_way_succeeds(enrolled: Enrolled, story: Story) -> None:
@@ -197,7 +197,6 @@ def test_a_log_with_one_changed_letter_does_not_verify(story: Story, tmp_path: P
     changed = lines[7].replace(b"A", b"B", 1)
     assert changed != lines[7]
     (log / "entries.jsonl").write_bytes(b"\n".join([*lines[:7], changed, *lines[8:]]))
-    made = Consortium(root=story.consortium.root, port=story.consortium.port)
-    answer = made.call("cloister-audit", "verify", log)
+    answer = story.consortium.type_audit("verify", log)
     assert answer.status == 1
     assert "entry 7" in answer.talk
