@@ -313,6 +313,8 @@ class Agent:
           VerificationError: The coordinator does not let this site in.
         """
         self._check_ledger()
+        # Its libraries take seconds to load: let them, while this site connects and waits.
+        self._worker.start()
         self._journal.record(Event.AGENT_STARTED, version=VERSION)
         pause_s = 0.0
         try:

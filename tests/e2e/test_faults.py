@@ -6,6 +6,7 @@ what they hold without a fault, every round once, and the log verifies.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,7 @@ def faults(story: Story) -> Faults:
     made = story.consortium
     clinic = made.agents["clinic"]
     assert made.coordinator is not None
-    stopped = {"stop bank": made.call_site("bank", "stop")}
+    stopped = {"stop bank in between": made.call_site("bank", "stop")}
     bank = restart_bank(made, SHORT_S)
     path = made.write_plan("faults", num_rounds=len(ROUNDS), min_sites=1)
     plan = made.type_coordinator("run", path, "--detach").result["plan"]
@@ -117,7 +118,9 @@ def faults(story: Story) -> Faults:
     made.start_coordinator()
     run = made.await_run(plan)
 
-    stopped["stop clinic"] = made.call_site("clinic", "stop")
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        ends = pool.map(lambda name: made.call_site(name, "stop"), SITES)
+        stopped |= {f"stop {name}": answer for name, answer in zip(SITES, ends, strict=True)}
     stopped["stop"] = made.call_coordinator("stop")
     made.coordinator.wait()
     return Faults(
@@ -216,7 +219,7 @@ def test_the_log_has_each_step_of_each_round_once_and_verifies(
 
 def test_the_stop_commands_end_every_process(faults: Faults, story: Story) -> None:
     assert {name: answer.status for name, answer in faults.stopped.items()} == {
-        "stop bank": 0, "stop clinic": 0, "stop": 0,
+        "stop bank in between": 0, "stop bank": 0, "stop clinic": 0, "stop": 0,
     }  # fmt: skip
     assert faults.stopped["stop clinic"].result == {"stopped": faults.clinic.pid}
     assert story.consortium.coordinator is not None
