@@ -13,6 +13,7 @@ from privacy.audit.entry import Event, parse_entry
 from tests.e2e import probe
 from tests.e2e.consortium import SITES, await_end, environment, rows, write_rows
 
+_IN_A_ROUND = ("starting", "loading", "masking", "masked")
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = """\
 run = "short"
@@ -129,7 +130,7 @@ def stop_two_demos(folder: Path) -> Stops:
     """Stop a demo by Ctrl-C in its first round, and the next by SIGTERM once it is enrolled."""
     first = Demo(folder)
     try:
-        first.await_line(lambda line: "starting" in line)
+        first.await_line(lambda line: "round 1/" in line)
         running = first.processes()
         os.killpg(first.process.pid, signal.SIGINT)
         one = first.wait()
