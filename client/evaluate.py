@@ -15,15 +15,12 @@ from client.config import SiteConfig
 from client.dataset import LabelledUnit, SiteDataset
 from client.progress import report
 from client.train import train_round
-from model.adapter import AdapterState, initial_adapter, load_adapter
+from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
 from model.loss import base_of
 from model.metrics import Quality, answer_nll
 from model.metrics import evaluate as measure
 from model.tokenizer import encode
 from privacy.plan import RunPlan
-
-# The seed of `server.planning`: both sides make the same initial adapter from the plan.
-INITIAL_SEED = 0
 
 
 def evaluate_all(

@@ -113,6 +113,11 @@ def adapter_specs(
     return tuple(sorted(specs, key=lambda spec: spec.name))
 
 
+# Of every run's first adapter: A is random, so any seed is as good, and a site can make it again
+# from the plan.
+INITIAL_SEED = 0
+
+
 def initial_adapter(
     base: PreTrainedModel | PreTrainedConfig, config: AdapterConfig, *, seed: int
 ) -> AdapterState:

@@ -20,7 +20,7 @@ whose update it added and nobody else can send one.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -322,16 +322,7 @@ def read_reply(
 
 def sign_reply(reply: Reply, key: SigningKey) -> Reply:
     """`reply` with the site's signature."""
-    return Reply(
-        kind=reply.kind,
-        plan=reply.plan,
-        server_round=reply.server_round,
-        site=reply.site,
-        update=reply.update,
-        update_digest=reply.update_digest,
-        metrics=reply.metrics,
-        signature=key.sign(reply.signed_bytes()),
-    )
+    return replace(reply, signature=key.sign(reply.signed_bytes()))
 
 
 def verify_reply(reply: Reply, public_key: bytes) -> None:

@@ -31,8 +31,6 @@ from server.roster import Roster
 if TYPE_CHECKING:
     from model.adapter import AdapterState
 
-# The same for every run: A is random, so any seed is as good, and a site can make it again.
-INITIAL_SEED = 0
 # A reply's records beside its values: names, shapes, digests, signature.
 _REPLY_OVERHEAD_BYTES = 64 * 1024
 
@@ -202,7 +200,7 @@ def _shares(written: PlanFile, roster: Roster) -> tuple[SiteShare, ...]:
 def _adapter(written: PlanFile, folder: Path) -> tuple[BaseRef, AdapterConfig, "AdapterState"]:
     """The base by digest, the adapter's numbers, and its initial tensors."""
     # Imported here: torch takes seconds, and the other commands never get here.
-    from model.adapter import initial_adapter
+    from model.adapter import INITIAL_SEED, initial_adapter
     from model.base import UnusableBaseError, base_digest, nano_folder, read_config
 
     base_folder = nano_folder() if written.base == "nano" else folder / written.base

@@ -1,7 +1,8 @@
 """One private step: Poisson sampling, clipping per unit, Gaussian noise (Abadi et al. 2016).
 
-Formal guarantee: `private_gradient` is one release of the Poisson-sampled Gaussian mechanism under
-add-or-remove-one-unit, with the sample rate and the noise multiplier of its arguments, because
+Formal guarantee: `clipped_sum` over `draw_units`, then `release`, is one release of the
+Poisson-sampled Gaussian mechanism under add-or-remove-one-unit, with the sample rate and the noise
+multiplier of their arguments, because
 
 - every unit is drawn independently of all others, by the operating system's generator;
 - what a unit adds to the sum has a norm of at most `clip_norm` over all trained tensors together,
