@@ -112,6 +112,7 @@ def _run(
     from server.config import load
     from server.control import control
     from server.registry import Registry
+    from server.watch import PAUSE_S
 
     config = load(coordinator)
     plan, initial = _plan(names, num_rounds, num_values)
@@ -129,6 +130,7 @@ def _run(
     since = None
     deadline = time.monotonic() + ROUND_LIMIT_S * num_rounds
     while time.monotonic() < deadline:
+        pause.wait(PAUSE_S)
         found = control(config, "Status", since=since, wait_s=1.0)
         since = found["version"]
         run = found["runs"][0]

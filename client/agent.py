@@ -315,6 +315,7 @@ class Agent:
         self._check_ledger()
         # Its libraries take seconds to load: let them, while this site connects and waits.
         self._worker.start()
+        threading.Thread(target=calibrate.load, name="accountant", daemon=True).start()
         self._journal.record(Event.AGENT_STARTED, version=VERSION)
         pause_s = 0.0
         try:
@@ -451,6 +452,9 @@ class Agent:
             bytes_up=up,
             bytes_down=down,
         )
+        if instruction.kind == "train":
+            # While the others finish their round.
+            self._ledger.foresee(plan, plan.run_id)
 
     def _let_in(self, message: Message) -> tuple[RunPlan, wire.Instruction]:
         """The instruction, if it fits a plan that this site approved.
@@ -756,6 +760,7 @@ def make_worker(home: SiteHome) -> Worker:
         environment={
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
             "PYTHONPATH": package_root,
         },
         hide=[home.keys_folder],

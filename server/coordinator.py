@@ -320,15 +320,9 @@ class Coordinator:
 
     def _participants(self, plan: RunPlan) -> dict[int, str]:
         """Nodes of the sites that approved the plan, are not revoked, and are connected."""
-        approved = set(self.runs.get(plan.digest).approved)
-        nodes = {}
-        for share in plan.sites:
-            enrolment = self.roster.active_site(share.name)
-            if share.name not in approved or enrolment is None:
-                continue
-            if self.engine.is_online(enrolment.node_key):
-                nodes[self.engine.node_of(enrolment.node_key)] = share.name
-        return nodes
+        approved = set(self.runs.get(plan.digest).approved) & {s.name for s in plan.sites}
+        sites = {e.node_key: e.site for e in self.roster.list() if e.active and e.site in approved}
+        return {self.engine.node_of(key): sites[key] for key in self.engine.online(sites)}
 
     def _await_participants(
         self, plan: RunPlan, grid: EngineGrid, wait_s: float
@@ -555,13 +549,10 @@ class Coordinator:
                     break
                 self._changed.wait(left)
             version = self._version
+        active = {e.node_key: e.site for e in self.roster.list() if e.active}
         return status(self.config, self.roster, self.runs, self.evidence.log.size) | {
             "version": version,
-            "online": [
-                e.site
-                for e in self.roster.list()
-                if e.active and self.engine.is_online(e.node_key)
-            ],
+            "online": sorted(active[key] for key in self.engine.online(active)),
             "evaluated": self._current[2].evaluated_sites if self._current else [],
             "port": self.port,
         }

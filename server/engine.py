@@ -182,6 +182,7 @@ class Engine:
         # in SQLite's sleeps of up to 100 ms, so they queue here.
         self._writing = threading.RLock()
         self._wake: dict[int, threading.Condition] = {}
+        self._nodes: dict[bytes, int] = {}
         self._sessions: dict[str, _PushSession] = {}
         self._pulled: dict[int, dict[str, set[str]]] = {}
         self._max_reply_bytes = 0
@@ -316,7 +317,7 @@ class Engine:
 
     def _own_node(self, node_id: int, public_key: bytes) -> int:
         """Check that `node_id` is the caller's."""
-        if not node_id or node_id != self.state.get_node_id_by_public_key(public_key):
+        if not node_id or node_id != self._known_node(public_key):
             raise Refused("another-sites-node")
         return node_id
 
@@ -338,10 +339,19 @@ class Engine:
     def node_of(self, public_key: bytes) -> int:
         """The Flower node of a certificate's key, made when it is first asked for."""
         with self._transaction():
-            node_id = self.state.get_node_id_by_public_key(public_key)
+            node_id = self._known_node(public_key)
             if node_id is None:
                 node_id = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0)
             return node_id
+
+    def _known_node(self, public_key: bytes) -> int | None:
+        """The Flower node of a certificate's key; it never changes, so Flower is asked once."""
+        node_id = self._nodes.get(public_key)
+        if node_id is None:
+            node_id = self.state.get_node_id_by_public_key(public_key)
+            if node_id is not None:
+                self._nodes[public_key] = node_id
+        return node_id
 
     def _register(self, request: Proto, site: str, public_key: bytes, _context: Proto) -> Proto:
         if request.public_key != public_key:
@@ -537,14 +547,15 @@ class Engine:
 
     # -- runs -------------------------------------------------------------------------------------
 
-    def is_online(self, public_key: bytes) -> bool:
-        """Whether the node of this certificate's key has been heard of lately."""
-        node_id = self.state.get_node_id_by_public_key(public_key)
-        if node_id is None:
-            return False
-        return any(
-            info.status == "online" for info in self.state.get_node_info(node_ids=[node_id])
-        )
+    def online(self, public_keys: Iterable[bytes]) -> set[bytes]:
+        """The certificates' keys whose nodes have been heard of lately."""
+        nodes = {self._known_node(key): key for key in public_keys}
+        nodes.pop(None, None)
+        return {
+            nodes[info.node_id]
+            for info in self.state.get_node_info(node_ids=[*filter(None, nodes)])
+            if info.status == "online"
+        }
 
     @contextlib.contextmanager
     def open_run(

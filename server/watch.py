@@ -1,5 +1,6 @@
 """What a person sees of runs: lines as they happen, and a table on request."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from server.roster import Roster
 from server.runs import RunStore
 from server.status import status
 
+PAUSE_S = 0.25
 ENDED = ("finished", "failed", "stopped")
 
 
@@ -24,6 +26,8 @@ def watch(config: FederationConfig, plan_digest: str, *, as_json: bool) -> int:
     since: object = None
     told: set[str] = set()
     while True:
+        # Every answer costs the coordinator time that the sites wait for.
+        time.sleep(PAUSE_S)
         found = control(config, "Status", since=since, wait_s=20.0)
         if found is None:
             raise ConfigError(

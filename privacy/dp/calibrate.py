@@ -12,9 +12,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from privacy.dp.config import MechanismConfig
 from privacy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 ACCOUNTANT = "PLD"
 # Width of a bucket of the privacy loss. Ten times finer would lower epsilon by about a thousandth,
@@ -51,6 +55,11 @@ class Event:
             raise ValueError(f"expected 0 < sample_rate <= 1, got {self.sample_rate}")
         if self.num_steps < 1:
             raise ValueError(f"expected num_steps >= 1, got {self.num_steps}")
+
+
+def load() -> None:
+    """Load the accountant's library, which takes seconds, before the first round waits for it."""
+    _one_release(1.0, 1.0)
 
 
 def group(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -126,6 +135,11 @@ def run_event(mechanism: MechanismConfig, num_rounds: int) -> Event:
     )
 
 
+def foresee(mechanism: MechanismConfig, num_rounds: int) -> None:
+    """Work out what `num_rounds` rounds cost before somebody waits for the number."""
+    epsilon([run_event(mechanism, num_rounds)], mechanism.delta)
+
+
 def check_mechanism(mechanism: MechanismConfig, num_rounds: int) -> None:
     """Check that a run of `num_rounds` costs at most the epsilon that its plan claims.
 
@@ -146,16 +160,31 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     num_steps = sum(event.num_steps for event in events)
     if num_steps > _MAX_STEPS or _rough_loss(events) > _MAX_ROUGH_LOSS:
         return math.inf
-    # Imported where it is used: it takes seconds to load, and most commands never get here.
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
-    from dp_accounting.pld import PLDAccountant
-
-    accountant = PLDAccountant(value_discretization_interval=_LOSS_INTERVAL)
-    for event in events:
-        release = PoissonSampledDpEvent(event.sample_rate, GaussianDpEvent(event.noise_multiplier))
-        accountant.compose(SelfComposedDpEvent(release, event.num_steps))
-    cost = float(accountant.get_epsilon(delta))
+    pld = _release(events[0]).self_compose(events[0].num_steps)
+    for event in events[1:]:
+        pld = pld.compose(_release(event).self_compose(event.num_steps))
+    cost = float(pld.get_epsilon_for_delta(delta))
     return math.inf if math.isnan(cost) else cost
+
+
+def _release(event: Event) -> "PrivacyLossDistribution":
+    """The privacy loss of one release of this kind, for add-or-remove-one-unit."""
+    return _one_release(event.noise_multiplier, event.sample_rate)
+
+
+@lru_cache(maxsize=32)
+def _one_release(noise_multiplier: float, sample_rate: float) -> "PrivacyLossDistribution":
+    # Kept: it is most of the work, and every round of a run composes the same release again.
+    # Imported where it is used: it takes seconds to load, and most commands never get here.
+    from dp_accounting import NeighboringRelation
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+
+    return from_gaussian_mechanism(
+        noise_multiplier,
+        value_discretization_interval=_LOSS_INTERVAL,
+        sampling_prob=sample_rate,
+        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
+    )
 
 
 def _rough_loss(events: tuple[Event, ...]) -> float:

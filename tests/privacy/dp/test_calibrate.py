@@ -180,3 +180,27 @@ def test_the_accountant_is_loaded_only_when_asked_and_never_with_torch() -> None
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+@given(
+    releases=st.lists(
+        st.builds(
+            Event,
+            st.floats(0.6, 5.0),
+            st.sampled_from([0.004, 0.05, 0.3, 1.0]),
+            st.integers(1, 300),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=15, deadline=None)
+def test_epsilon_is_that_of_the_librarys_own_accountant(releases: list[Event]) -> None:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
+    for event in group(releases):
+        release = PoissonSampledDpEvent(event.sample_rate, GaussianDpEvent(event.noise_multiplier))
+        accountant.compose(SelfComposedDpEvent(release, event.num_steps))
+    assert epsilon(releases, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
