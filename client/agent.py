@@ -297,6 +297,7 @@ class Agent:
         self._stopping = threading.Event()
         self._status: dict[str, object] = {"site": self._site, "state": "starting"}
         self._noted_start: tuple[int | None, str] | None = None
+        self._foreseen: set[str] = set()
         self._link: Link | None = None
 
     def stop(self) -> None:
@@ -452,9 +453,14 @@ class Agent:
             bytes_up=up,
             bytes_down=down,
         )
-        if instruction.kind == "train":
-            # While the others finish their round.
-            self._ledger.foresee(plan, plan.run_id)
+        if instruction.kind == "train" and plan.digest not in self._foreseen:
+            self._foreseen.add(plan.digest)
+            threading.Thread(
+                target=self._ledger.foresee,
+                args=(plan, plan.run_id),
+                name="accountant",
+                daemon=True,
+            ).start()
 
     def _let_in(self, message: Message) -> tuple[RunPlan, wire.Instruction]:
         """The instruction, if it fits a plan that this site approved.

@@ -528,6 +528,13 @@ class Coordinator:
                 )
         self.registry.load(plan.initial_adapter, plan)
         calibrate.check_mechanism(plan.mechanism, plan.rounds.num_rounds)
+        # Every site's claim of what a round cost is computed again: better now than in the round.
+        threading.Thread(
+            target=calibrate.foresee,
+            args=(plan.mechanism, plan.rounds.num_rounds, plan.mechanism.delta),
+            name="accountant",
+            daemon=True,
+        ).start()
         self._waits[plan.digest] = float(request.get("wait_s", 60.0))
         if not self.runs.knows(plan):
             # The entry first: a site may decide on the plan as soon as it is offered, and a

@@ -16,7 +16,6 @@ from flwr.serverapp.strategy import Strategy
 
 from model.tensors import Packed, add_update, packed_digest, packed_size
 from privacy import wire
-from privacy.dp.calibrate import foresee
 from privacy.errors import ReplyRefusedError
 from privacy.plan import RunPlan
 from server.aggregate import StreamingMean
@@ -100,8 +99,6 @@ class PlanStrategy(Strategy):
         over, adapter = self._rounds.finished_round(server_round)
         if over:
             return (None if adapter is None else adapter_record(adapter)), None
-        # While the sites work: the door recomputes every reservation before it takes it.
-        foresee(self._plan.mechanism, min(server_round + 1, self._plan.rounds.num_rounds))
         mean = StreamingMean(packed_size(self._plan.trained_tensors))
         seen: list[str] = []
         for message in replies:

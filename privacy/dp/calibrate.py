@@ -28,6 +28,7 @@ _MAX_NOISE_MULTIPLIER = 10_000
 # Beyond these the accountant may take minutes and gigabytes, for a plan that a stranger sends.
 _MAX_ROUGH_LOSS = 1_000.0
 _MAX_STEPS = 1_000_000
+_FORESEEN_ROUNDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +136,16 @@ def run_event(mechanism: MechanismConfig, num_rounds: int) -> Event:
     )
 
 
-def foresee(mechanism: MechanismConfig, num_rounds: int) -> None:
-    """Work out what `num_rounds` rounds cost before somebody waits for the number."""
-    epsilon([run_event(mechanism, num_rounds)], mechanism.delta)
+def foresee(
+    mechanism: MechanismConfig, num_rounds: int, delta: float, spent: Iterable[Event] = ()
+) -> None:
+    """Work out what the next `num_rounds` rounds will cost, before somebody waits for a number.
+
+    In a thread of its own, and no more of them than are kept.
+    """
+    before = list(spent)
+    for count in range(1, min(num_rounds, _FORESEEN_ROUNDS) + 1):
+        epsilon([*before, run_event(mechanism, count)], delta)
 
 
 def check_mechanism(mechanism: MechanismConfig, num_rounds: int) -> None:

@@ -175,14 +175,13 @@ class Ledger:
         return reservation
 
     def foresee(self, plan: "RunPlan", run_id: str) -> None:
-        """Work out what a run's next round will cost, before it is asked for; changes nothing."""
+        """Work out what a run's next rounds will cost, before they are asked for."""
         entries = self._file.entries()
         in_run = [entry.event for entry in entries if entry.run == (plan.digest, run_id)]
-        if len(in_run) < plan.rounds.num_rounds:
-            event = calibrate.round_event(plan.mechanism)
-            calibrate.epsilon([*_events(entries), event], self.delta)
-            calibrate.epsilon([*in_run, event], self.delta)
-            calibrate.foresee(plan.mechanism, len(in_run) + 1)
+        left = plan.rounds.num_rounds - len(in_run)
+        for delta in {self.delta, plan.mechanism.delta}:
+            calibrate.foresee(plan.mechanism, left, delta, in_run)
+        calibrate.foresee(plan.mechanism, left, self.delta, _events(entries))
 
     def commit(self, reservation: Reservation, update_digest: str) -> None:
         """Bind a reserved round to the one update that may leave; durable when this returns.
