@@ -16,6 +16,7 @@ from client.dataset import LabelledUnit, SiteDataset
 from client.progress import report
 from client.train import train_round
 from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
+from model.fedopt import Moments, server_step
 from model.loss import base_of
 from model.metrics import Quality, answer_nll
 from model.metrics import evaluate as measure
@@ -47,12 +48,23 @@ def evaluate_all(
     load_adapter(model, start)
     results["base"] = _quality(model, tokenizer, data, plan, "base")
     if config.evaluation.alone and start.digest == plan.initial_adapter:
-        num_units = plan.share(config.site.name).num_units
-        for number in range(1, plan.rounds.num_rounds + 1):
-            report("alone", round=number, num_rounds=plan.rounds.num_rounds)
-            train_round(model, data.train, plan, num_units)
+        _train_alone(model, data, plan, plan.share(config.site.name).num_units, start)
         results["alone"] = _quality(model, tokenizer, data, plan, "alone")
     return results
+
+
+def _train_alone(
+    model: nn.Module, data: SiteDataset, plan: RunPlan, num_units: int, state: AdapterState
+) -> None:
+    """The plan's rounds with this site as the only one: its update is the mean."""
+    moments = Moments.none(state.pack(trained_only=True).size)
+    for number in range(1, plan.rounds.num_rounds + 1):
+        report("alone", round=number, num_rounds=plan.rounds.num_rounds)
+        before = state.pack(trained_only=True)
+        update = train_round(model, data.train, plan, num_units).update
+        step, moments = server_step(plan.server_optimizer, update, moments)
+        state = state.with_trained(before + step)
+        load_adapter(model, state)
 
 
 def _quality(

@@ -60,6 +60,33 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServerOptimizerConfig:
+    """How the mean of the sites' updates moves the global adapter (`model.fedopt`).
+
+    Attributes:
+      name: `mean` adds the mean update, `adam` takes Adam's step along it.
+      learning_rate: What the mean update is multiplied with, or Adam's step size.
+      beta_1: Decay of Adam's first moment, in [0, 1).
+      beta_2: Decay of Adam's second moment, in [0, 1).
+    """
+
+    name: Literal["mean", "adam"] = "mean"
+    learning_rate: float = 1.0
+    beta_1: float = 0.5
+    beta_2: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Refuse a step that goes nowhere, and moments that never settle."""
+        if self.name not in ("mean", "adam"):
+            raise ValueError(f"expected server optimizer mean or adam, got {self.name!r}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+        for name, beta in (("beta_1", self.beta_1), ("beta_2", self.beta_2)):
+            if not 0 <= beta < 1:
+                raise ValueError(f"expected 0 <= {name} < 1, got {beta}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
     """Name and shape of one adapter tensor (always float32), and whether sites train it."""
 

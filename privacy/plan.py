@@ -13,13 +13,13 @@ import hashlib
 import math
 import re
 import string
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import rfc8785
 from pydantic import TypeAdapter, ValidationError
 
-from model.config import AdapterConfig, BaseRef, TensorSpec
+from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig, TensorSpec
 from privacy.dp.config import MechanismConfig
 from privacy.errors import ConfigError
 from privacy.masking.config import MaskingConfig
@@ -173,6 +173,7 @@ class RunPlan:
       masking: What is masked before that.
       mechanism: The differentially private mechanism.
       optimizer: The sites' optimizer.
+      server_optimizer: What the coordinator does with the mean of their updates.
       rounds: Number, quorum, deadline.
       exits: What may leave a site.
       sites: Who takes part, sorted by name.
@@ -189,6 +190,7 @@ class RunPlan:
     masking: MaskingConfig
     mechanism: MechanismConfig
     optimizer: OptimizerConfig
+    server_optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
     rounds: RoundsConfig
     exits: ExitConfig
     sites: tuple[SiteShare, ...]

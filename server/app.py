@@ -24,13 +24,14 @@ def build_app(
     participants: Callable[[], Mapping[int, str]],
     keys: Mapping[str, bytes] | None,
     rounds: RoundLog,
+    registry: Registry,
 ) -> ServerApp:
     """The ServerApp of one run; the arguments are those of `PlanStrategy`."""
     run_app = ServerApp()
 
     @run_app.main()
     def main(grid: Grid, context: Context) -> None:
-        strategy = PlanStrategy(plan, participants, keys, rounds)
+        strategy = PlanStrategy(plan, participants, keys, rounds, registry)
         strategy.start(
             grid,
             check_initial(plan, initial),
@@ -88,13 +89,14 @@ def simulate(grid: Grid, context: Context) -> None:
     config = context.run_config
     plan = RunPlan.parse(str(config["plan"]).encode())
     initial = read_adapter_folder(Path(str(config["initial"])), plan.tensors)
-    rounds = FolderRounds(plan, Registry(Path(str(config["out"]))))
+    registry = Registry(Path(str(config["out"])))
+    rounds = FolderRounds(plan, registry)
 
     def participants() -> Mapping[int, str]:
         names = [share.name for share in plan.sites]
         return dict(zip(sorted(grid.get_node_ids()), names, strict=False))
 
-    PlanStrategy(plan, participants, None, rounds).start(
+    PlanStrategy(plan, participants, None, rounds, registry).start(
         grid,
         check_initial(plan, initial),
         num_rounds=plan.rounds.num_rounds,

@@ -376,6 +376,7 @@ class Coordinator:
                 participants=participants,
                 keys=_SigningKeys(plan, self.roster),
                 rounds=rounds,
+                registry=self.registry,
             )
             context = Context(
                 run_id=grid.run.run_id,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.config import AdapterConfig, BaseRef
+from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig
 from model.tensors import Packed, packed_size
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
@@ -72,6 +72,13 @@ class _Optimizer(_Section):
     learning_rate: float = 0.01
 
 
+class _ServerOptimizer(_Section):
+    name: Literal["mean", "adam"] = "mean"
+    learning_rate: float = 1.0
+    beta_1: float = 0.5
+    beta_2: float = 0.999
+
+
 class _Rounds(_Section):
     num_rounds: int
     min_sites: int
@@ -95,6 +102,7 @@ class PlanFile(_Section):
     masking: _Masking = _Masking()
     privacy: _Privacy
     optimizer: _Optimizer = _Optimizer()
+    server_optimizer: _ServerOptimizer = _ServerOptimizer()
     rounds: _Rounds
     exits: _Exits = _Exits()
 
@@ -170,6 +178,7 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
                 noise_multiplier=noise_multiplier,
             ),
             optimizer=OptimizerConfig(**written.optimizer.model_dump()),
+            server_optimizer=ServerOptimizerConfig(**written.server_optimizer.model_dump()),
             rounds=rounds,
             exits=ExitConfig(
                 max_update_norm=written.exits.max_update_norm,

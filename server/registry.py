@@ -1,11 +1,23 @@
-"""Released adapters by digest, each a folder that `peft` loads."""
+"""Released adapters by digest, each a folder that `peft` loads.
 
+Beside them, where the plan has a server optimizer with a memory, stands what that optimizer
+remembers after the newest adapter: `optimizer/<64 hex digits of its digest>.npz`.
+"""
+
+import io
+import os
+import zipfile
 from pathlib import Path
 
+import numpy as np
+
 from model.config import AdapterConfig, TensorSpec
+from model.fedopt import Moments
 from model.tensors import Packed, packed_digest, read_adapter_folder, write_adapter_folder
 from privacy.errors import VerificationError
 from privacy.plan import RunPlan
+
+_OPTIMIZER = "optimizer"
 
 
 class Registry:
@@ -50,3 +62,52 @@ class Registry:
                 hint="restore the folder of released adapters from a copy",
             )
         return packed
+
+    def keep_moments(self, digest: str, moments: Moments) -> None:
+        """Write what the server optimizer remembers after an adapter, before it is released.
+
+        Durable when this returns. Earlier moments go: a run never steps back.
+        """
+        folder = self._folder / _OPTIMIZER
+        folder.mkdir(exist_ok=True)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            first=moments.first,
+            second=moments.second,
+            num_steps=np.array(moments.num_steps),
+        )
+        path = self._moments_path(digest)
+        partial = path.with_suffix(".next")
+        with partial.open("wb") as opened:
+            opened.write(content.getvalue())
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(path)
+
+    def forget_moments(self, digest: str) -> None:
+        """Remove the moments of an adapter that a newer one has replaced."""
+        self._moments_path(digest).unlink(missing_ok=True)
+
+    def load_moments(self, digest: str, size: int) -> Moments:
+        """What the server optimizer remembers after an adapter.
+
+        Raises:
+          VerificationError: It is missing or unreadable: a run must not go on with another step
+            than the one it would have taken.
+        """
+        path = self._moments_path(digest)
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+                moments = Moments(found["first"], found["second"], int(found["num_steps"]))
+            if moments.first.shape != (size,) or moments.first.dtype != np.float64:
+                raise ValueError("another size")  # noqa: TRY301
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise VerificationError(
+                f"expected the server optimizer's moments in {path}, got {type(error).__name__}",
+                hint="restore the folder of released adapters from a copy, or run the plan anew",
+            ) from error
+        return moments
+
+    def _moments_path(self, digest: str) -> Path:
+        return self._folder / _OPTIMIZER / f"{digest.removeprefix('sha256:')}.npz"

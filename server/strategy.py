@@ -1,8 +1,9 @@
 """The rounds as a Flower Strategy: instructions out, checked updates into one running mean.
 
 It holds no state that a crash could lose: which rounds are over, and with which adapter, stands in
-`RoundLog`. A round that is over is passed through without a message, so after a restart
-`Strategy.start` runs from round 1 and arrives where it was.
+`RoundLog`, and what the server optimizer remembers beside that adapter in the registry. A round
+that is over is passed through without a message, so after a restart `Strategy.start` runs from
+round 1 and arrives where it was.
 """
 
 import time
@@ -14,11 +15,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from model.fedopt import Moments, server_step
 from model.tensors import Packed, add_update, packed_digest, packed_size
 from privacy import wire
 from privacy.errors import ReplyRefusedError
 from privacy.plan import RunPlan
 from server.aggregate import StreamingMean
+from server.registry import Registry
 
 
 class RoundLog(Protocol):
@@ -64,6 +67,7 @@ class PlanStrategy(Strategy):
       keys: Site -> Ed25519 public key that its replies are checked with. None only in a
         simulation, where no institution's agent signs.
       rounds: Memory of the rounds.
+      registry: Keeps what the server optimizer remembers.
     """
 
     def __init__(
@@ -72,12 +76,15 @@ class PlanStrategy(Strategy):
         participants: Callable[[], Mapping[int, str]],
         keys: Mapping[str, bytes] | None,
         rounds: RoundLog,
+        registry: Registry,
     ) -> None:
         self._plan = plan
         self._participants = participants
         self._sites: dict[int, str] = {}
         self._keys = keys
         self._rounds = rounds
+        self._registry = registry
+        self._replaced: str | None = None
         self._adapter: Packed = np.empty(0, dtype=np.float32)
         self._begun_s = 0.0
 
@@ -118,9 +125,29 @@ class PlanStrategy(Strategy):
         if mean.num_updates < self._plan.rounds.min_sites:
             self._rounds.failed(server_round, mean.num_updates, seconds)
             return None, None
-        released = add_update(self._plan.tensors, self._adapter, mean.mean())
+        released = self._stepped(mean.mean())
         self._rounds.released(server_round, released, sorted(seen), seconds)
         return adapter_record(released), None
+
+    def _stepped(self, mean: Packed) -> Packed:
+        """The next adapter; what the server optimizer remembers is kept before it is released."""
+        plan = self._plan
+        if plan.server_optimizer.name == "mean":
+            step, _ = server_step(plan.server_optimizer, mean, Moments.none(mean.size))
+            return add_update(plan.tensors, self._adapter, step)
+        before = packed_digest(plan.tensors, self._adapter)
+        moments = Moments.none(mean.size)
+        if before != plan.initial_adapter:
+            moments = self._registry.load_moments(before, mean.size)
+        if self._replaced is not None:
+            self._registry.forget_moments(self._replaced)
+        self._replaced = before
+        step, moments = server_step(plan.server_optimizer, mean, moments)
+        adapter = add_update(plan.tensors, self._adapter, step)
+        # A crash here leaves moments without an adapter; the round is done again and writes them
+        # anew.
+        self._registry.keep_moments(packed_digest(plan.tensors, adapter), moments)
+        return adapter
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -13,12 +13,15 @@ from flwr.app import RecordDict
 
 from client.agent import Agent
 from client.worker import WorkerTimeoutError
+from model.config import ServerOptimizerConfig
+from model.fedopt import Moments, server_step
+from model.tensors import add_update, packed_digest
 from privacy.audit.entry import Event
 from privacy.audit.verify import verify_log
 from privacy.errors import ConfigError, InstructionRefusedError
 from privacy.plan import RoundsConfig
 from server.control import control
-from tests.federation.world import NUM_TRAINED, Federation, Site, quiet_plan
+from tests.federation.world import INITIAL, NUM_TRAINED, Federation, Site, quiet_plan
 
 
 @pytest.fixture
@@ -68,6 +71,71 @@ def test_a_coordinator_that_stops_in_a_round_goes_on_with_it(trio: Federation) -
         assert journal.count(Event.BUDGET_COMMITTED) == 3
         assert journal.count(Event.UPDATE_SENT) == 3
     verify_log(trio.config.log_folder)
+
+
+def test_a_restarted_coordinator_takes_the_step_that_it_would_have_taken(
+    trio: Federation,
+) -> None:
+    values = [3.0, -1.0, 0.5]
+    c = trio.sites["c"]
+    hung = threading.Event()
+
+    def follow(site: Site) -> Callable[[int], None]:
+        def before(server_round: int) -> None:
+            site.trainer.value = values[server_round - 1]
+            if site is c and server_round == 3 and not hung.is_set():
+                hung.set()
+                site.trainer.hang(server_round)
+
+        return before
+
+    for site in trio.sites.values():
+        site.trainer.before = follow(site)
+    config = ServerOptimizerConfig(name="adam", learning_rate=0.1)
+    plan = quiet_plan("moments", rounds=rounds(3), server_optimizer=config)
+    trio.offer(plan, wait_s=30.0)
+    for site in trio.sites.values():
+        site.decide(plan)
+    assert c.trainer.is_busy.wait(30)
+    trio.stop()
+    trio.start()
+    c.trainer.stopped.set()
+    assert trio.wait(plan) == "finished"
+    assert trio.coordinator is not None
+    released = trio.coordinator.runs.get(plan.digest).adapter
+    expected, moments = INITIAL, Moments.none(NUM_TRAINED)
+    for value in values:
+        mean = np.full(NUM_TRAINED, value, dtype=np.float32)
+        step, moments = server_step(config, mean, moments)
+        expected = add_update(plan.tensors, expected, step)
+    assert released == packed_digest(plan.tensors, expected)
+    verify_log(trio.config.log_folder)
+
+
+def test_a_run_does_not_go_on_without_its_moments(trio: Federation) -> None:
+    first_is_over = threading.Event()
+    for site in trio.sites.values():
+        site.trainer.before = lambda server_round: (
+            None if server_round == 1 else _lose(trio, first_is_over)
+        )
+    plan = quiet_plan(
+        "lost moments", rounds=rounds(2), server_optimizer=ServerOptimizerConfig(name="adam")
+    )
+    trio.offer(plan, wait_s=30.0)
+    for site in trio.sites.values():
+        site.decide(plan)
+    assert trio.wait(plan) == "failed"
+    assert trio.coordinator is not None
+    run = trio.coordinator.runs.get(plan.digest)
+    assert "moments" in run.reason
+    assert len(run.rounds) == 1
+
+
+def _lose(federation: Federation, once: threading.Event) -> None:
+    if not once.is_set():
+        once.set()
+        for path in (federation.config.adapters_folder / "optimizer").glob("*.npz"):
+            path.unlink()
 
 
 def test_a_stop_is_no_failed_round(trio: Federation) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.fedopt import Moments
 from privacy.errors import VerificationError
 from server.registry import Registry
 from tests.federation.world import INITIAL, SPECS, quiet_plan
@@ -54,3 +55,36 @@ def test_a_missing_adapter_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(VerificationError) as missing:
         Registry(tmp_path).load("sha256:" + "0" * 64, PLAN)
     assert "restore" in missing.value.hint
+
+
+def moments() -> Moments:
+    return Moments(np.array([1.0, -2.0]), np.array([0.5, 4.0]), 3)
+
+
+def test_moments_come_back_as_they_were(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.keep_moments(PLAN.initial_adapter, moments())
+    found = registry.load_moments(PLAN.initial_adapter, 2)
+    np.testing.assert_array_equal(found.first, moments().first)
+    np.testing.assert_array_equal(found.second, moments().second)
+    assert found.num_steps == 3
+    registry.forget_moments(PLAN.initial_adapter)
+    with pytest.raises(VerificationError, match="moments"):
+        registry.load_moments(PLAN.initial_adapter, 2)
+
+
+@pytest.mark.parametrize("size", [0, 10, 200])
+def test_moments_that_were_cut_short_are_refused(tmp_path: Path, size: int) -> None:
+    registry = Registry(tmp_path)
+    registry.keep_moments(PLAN.initial_adapter, moments())
+    (file,) = (tmp_path / "optimizer").iterdir()
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(VerificationError, match="moments"):
+        registry.load_moments(PLAN.initial_adapter, 2)
+
+
+def test_moments_of_another_adapter_are_refused(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.keep_moments(PLAN.initial_adapter, moments())
+    with pytest.raises(VerificationError, match="moments"):
+        registry.load_moments(PLAN.initial_adapter, 3)

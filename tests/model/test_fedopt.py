@@ -1,0 +1,62 @@
+"""The server's step: the mean itself, or Adam's step along it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import ServerOptimizerConfig
+from model.fedopt import Moments, server_step
+
+UPDATES = st.lists(
+    st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), min_size=1, max_size=6
+)
+
+
+@given(updates=UPDATES, learning_rate=st.floats(0.001, 2.0))
+@settings(deadline=None)
+def test_adam_takes_the_step_of_torchs_adam(
+    updates: list[list[float]], learning_rate: float
+) -> None:
+    config = ServerOptimizerConfig(name="adam", learning_rate=learning_rate, beta_1=0.5)
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    theirs = torch.optim.Adam([parameter], lr=learning_rate, betas=(0.5, 0.999), eps=1e-8)
+    moments, ours = Moments.none(3), np.zeros(3)
+    for update in updates:
+        mean = np.array(update, dtype=np.float32)
+        # torch goes against a gradient, a server along an update.
+        parameter.grad = -torch.from_numpy(mean.astype(np.float64))
+        theirs.step()
+        step, moments = server_step(config, mean, moments)
+        ours += step
+    np.testing.assert_allclose(ours, parameter.detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert moments.num_steps == len(updates)
+
+
+def test_the_mean_is_added_as_it_is_and_remembers_nothing() -> None:
+    mean = np.array([1.0, -2.0], dtype=np.float32)
+    step, moments = server_step(ServerOptimizerConfig(), mean, Moments.none(2))
+    np.testing.assert_array_equal(step, mean)
+    assert moments.num_steps == 0
+
+
+def test_moments_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="moments of 2 values"):
+        server_step(ServerOptimizerConfig(), np.zeros(2, dtype=np.float32), Moments.none(3))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"learning_rate": 0.0}, {"beta_1": 1.0}, {"beta_2": -0.1}, {"learning_rate": float("nan")}],
+)
+def test_impossible_numbers_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        ServerOptimizerConfig(name="adam", **changes)
+
+
+def test_moments_that_no_updates_leave_are_refused() -> None:
+    with pytest.raises(ValueError, match="squares of at least 0"):
+        Moments(np.zeros(2), np.array([0.0, -1.0]), 1)
+    with pytest.raises(ValueError, match="one shape"):
+        Moments(np.zeros(2), np.zeros(3), 1)
