@@ -197,9 +197,11 @@ def _deliver(
 ) -> Tensor | None:
     """Hand a factor's rows to the sink, or give the gradient that autograd would."""
     if pair.sink is not None:
-        pair.sink.record(parameter, narrow_SR, wide_SW, groups)
+        # Detached: kept with its graph, a row would hold the activations of all layers below.
+        pair.sink.record(parameter, narrow_SR.detach(), wide_SW.detach(), groups)
         return None
-    gradient_ERW = outer(narrow_SR.float(), wide_SW.float(), groups.expert_ends)
+    with torch.autocast(wide_SW.device.type, enabled=False):
+        gradient_ERW = outer(narrow_SR.float(), wide_SW.float(), groups.expert_ends)
     return pair.to_layout(parameter, gradient_ERW)
 
 

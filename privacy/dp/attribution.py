@@ -184,6 +184,12 @@ class UnitGradients:
         if index in self._seen:
             raise _wrong_form()
         self._seen.add(index)
+        # The backward pass runs under the caller's autocast, which would make products of
+        # bfloat16: a gradient clipped by such a norm was 1.002 norms long.
+        with torch.autocast(wide_SW.device.type, enabled=False):
+            self._take(index, narrow_SR, wide_SW, groups)
+
+    def _take(self, index: int, narrow_SR: Tensor, wide_SW: Tensor, groups: Groups) -> None:
         kept = _Kept(
             index, choose_form(groups, narrow_SR.shape[1]), groups, narrow_SR, wide_SW, []
         )
@@ -215,7 +221,10 @@ class UnitGradients:
 
         A unit with factor 0 adds nothing, whatever its gradient is.
         """
-        factors_U = factors_U.float()
+        with torch.autocast(factors_U.device.type, enabled=False):
+            self._add(sums, factors_U.float())
+
+    def _add(self, sums: Sequence[Tensor], factors_U: Tensor) -> None:
         dropped_U = factors_U == 0
         any_dropped = bool(dropped_U.any())
         while self._kept:
