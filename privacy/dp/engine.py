@@ -168,11 +168,20 @@ class PrivateGradients:
           noise_multiplier: Standard deviation of the noise over `clip_norm`.
           denominator: A constant, such as sample rate times the declared number of units. The
             number of units drawn would tell who was there.
+
+        Raises:
+          TrainingError: The sum is not in float32.
         """
         if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
             raise ValueError(f"expected 0 < noise_multiplier < infinity, got {noise_multiplier}")
         if not (math.isfinite(denominator) and denominator > 0):
             raise ValueError(f"expected 0 < denominator < infinity, got {denominator}")
+        if summed.total.dtype != torch.float32:
+            # A million draws of noise in bfloat16 have 3,599 distinct values.
+            raise TrainingError(
+                f"expected sums in float32 to add noise to, got {summed.total.dtype}",
+                hint="sum clipped gradients in float32; only activations may be in bfloat16",
+            )
         # float64 until the noise is in: in float32 a small sum under large noise would be rounded
         # to a grid that depends on the sum.
         noise_P = torch.from_numpy(draw_noise(self.num_values)).to(self._device)
@@ -202,7 +211,14 @@ class PrivateGradients:
 
     def _backward(self, units: Sequence[Sequence[Example]]) -> Tensor:
         """One pass over the units' examples; their losses, shape (B,)."""
-        batch = collate([example for unit in units for example in unit]).to(self._device)
+        examples = [example for unit in units for example in unit]
+        batch = collate(examples).to(self._device)
+        if len(batch.input_ids) != len(examples):
+            raise TrainingError(
+                f"expected a sequence for each of {len(examples)} examples, "
+                f"got {len(batch.input_ids)}",
+                hint="never pack texts of two units into one sequence",
+            )
         self._units.begin([len(unit) for unit in units], batch.input_ids.shape[1])
         with torch.enable_grad():
             loss_B = per_example_loss(

@@ -1,7 +1,7 @@
 """Experts under clipping: gradients are exact and bounded, however tokens are routed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from model.adapter import trained_parameters
 from model.grouped import Groups, outer
-from model.loss import base_of, collate, per_example_loss
 from model.lora import lora_pairs
+from model.loss import base_of, collate, per_example_loss
 from model.tokenizer import Example
 from privacy.dp import attribution
 from privacy.dp.attribution import Form, choose_form
@@ -46,7 +46,7 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def check_every_parameter(model: nn.Module, units: list[list[Example]], **options: Any) -> None:
+def check_every_parameter(model: nn.Module, units: list[list[Example]], **options: int) -> None:
     """Each unit alone and all together, parameter by parameter, against the loop."""
     expected = [one_by_one(model, unit) for unit in units]
     norms = [float(flat(gradient).norm()) for gradient in expected]
