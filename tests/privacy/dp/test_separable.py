@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from model import experts
 from model.loss import Batch, base_of, collate, per_example_loss
@@ -37,7 +38,7 @@ def capacity_limit(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
         kept_TK = (place_S <= 12).view_as(index_TK)
         return sound(module, hidden_TD, index_TK, weights_TK * kept_TK)
 
-    monkeypatch.setitem(experts.ALL_EXPERTS_FUNCTIONS, experts.IMPLEMENTATION, dropping)
+    monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS, experts.IMPLEMENTATION, dropping)
 
 
 def balance_loss(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
