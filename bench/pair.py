@@ -32,7 +32,7 @@ class Side:
         """
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         if trim:
-            environment["MALLOC_MMAP_THRESHOLD_"] = str(4 * _MIB)
+            environment["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
         self.name = name
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.steps", name, case.encode()],

@@ -46,6 +46,16 @@ class Groups:
         """First row of each expert and one past the last row of all, on the host."""
         return [0, *self.expert_ends.tolist()]
 
+    @cached_property
+    def counts(self) -> Tensor:
+        """Rows of each group, int32."""
+        return torch.diff(self.ends, prepend=self.ends.new_zeros(1))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The numbers of rows that occur, without 0, on the host."""
+        return [size for size in self.counts.unique().tolist() if size > 0]
+
 
 def multiply(x_SI: Tensor, w_GIO: Tensor, groups: Groups) -> Tensor:
     """Rows of each expert times the expert's matrix, shape (S, O), in the type of `x_SI`."""
