@@ -3,15 +3,94 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from bench import round as federated_round
+from bench.round import Row
+from privacy.errors import FederationError
+
+_STEPS = {
+    "dp_step": "seconds of a private training step, beside the same step without privacy",
+    "expert_lora": (
+        "seconds of a training step with LoRA on experts, beside transformers and peft"
+    ),
+    "memory": "memory of a private step, and of one with LoRA on experts, beside the same",
+}
+_NAMES = {"round": ("cloister", "stock")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one comparison and print it; 0 on success, 1 when a side could not be measured."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command == "quality":
+        return _quality(parser, arguments)
+    counts = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
+    if any(count < 1 for count in counts.values()):
+        parser.error(f"expected at least one of each of {', '.join(counts)}")
+    machine = federated_round.machine()
+    ours, other = _NAMES.get(arguments.command, ("ours", "other"))
+    found: list[Row] = []
+    try:
+        for row in _rows(arguments):
+            if not found:
+                print(machine)
+                print(f"{'case':76}  {ours:>9}  {other:>9}  {'ratio':>7}")
+            print(
+                f"{row.case:76}  {row.ours:9.3f}  {row.other:9.3f}  {row.ratio:7.3f}", flush=True
+            )
+            found.append(row)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        content = {"machine": machine, "rows": [asdict(row) for row in found]}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _quality(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    from bench import quality
+
+    try:
+        recipe = quality.recipe(arguments)
+        epsilons = quality.read_epsilons(arguments.epsilon)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        study = quality.Study(arguments.train, arguments.test, recipe, base=arguments.base)
+        rows = study.rows(epsilons, arguments.seeds)
+    except (RuntimeError, OSError, FederationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    machine = federated_round.machine()
+    print(machine)
+    for row in rows:
+        print(quality.line(row))
+    if arguments.json:
+        content = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    if arguments.command == "round":
+        yield federated_round.compare(arguments.clients, arguments.rounds)
+        return
+    # Imported here: torch takes seconds, and the comparison of rounds does without.
+    from bench import dp_step, expert_lora, memory
+
+    shared = {"threads": arguments.threads, "train": arguments.train}
+    if arguments.command == "memory":
+        yield from memory.rows(**shared)
+        return
+    measured = {"dp_step": dp_step.rows, "expert_lora": expert_lora.rows}[arguments.command]
+    yield from measured(repeats=arguments.repeats, **shared)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measured comparisons with other systems.",
@@ -30,26 +109,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     round_parser.add_argument(
         "--rounds", type=int, default=5, help="rounds a side; medians are taken (default 5)"
     )
-    round_parser.add_argument(
+    _add_json(round_parser)
+    for name, text in _STEPS.items():
+        step_parser = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example: python -m bench {name} --threads 1 --json {name}.json",
+        )
+        if name != "memory":
+            step_parser.add_argument(
+                "--repeats", type=int, default=9, help="pairs of steps a case (default 9)"
+            )
+        step_parser.add_argument(
+            "--threads", type=int, default=1, help="threads of each side (default 1)"
+        )
+        step_parser.add_argument(
+            "--train",
+            choices=["AB", "B"],
+            default="B" if name != "expert_lora" else "AB",
+            help="which factors train (default %(default)s)",
+        )
+        _add_json(step_parser)
+    _add_quality(commands)
+    return parser
+
+
+def _add_quality(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "held-out loss and accuracy of base, each site alone, pooled and federated"
+    parser = commands.add_parser(
+        "quality",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. A party is a file NAME.jsonl.gz of rows "
+        "{id, prompt, label}, of the same name in both folders. Text is taken as it is, unmasked: "
+        "for public data only.",
+        epilog="example: python -m bench quality --train DIR --test DIR --epsilon 8,inf --seeds 3",
+    )
+    add = parser.add_argument
+    add("--train", type=Path, required=True, metavar="DIR", help="parties to train on")
+    add("--test", type=Path, required=True, metavar="DIR", help="the same parties' other rows")
+    add("--epsilon", default="8,inf", help="epsilons, or inf (default %(default)s)")
+    add("--seeds", type=int, default=3, help="runs a setting (default %(default)s)")
+    add("--rounds", type=int, default=10, help="rounds (default %(default)s)")
+    add("--base", type=Path, metavar="DIR", help="a base's folder (default: the embedded one)")
+    add("--rank", type=int, default=8, help="LoRA's rank (default %(default)s)")
+    add("--alpha", type=float, default=16.0, help="LoRA's alpha (default %(default)s)")
+    add("--train-factors", choices=["AB", "B"], default="B", help="default %(default)s")
+    add("--targets", default="attention", help="what is adapted (default %(default)s)")
+    add("--max-tokens", type=int, default=32, help="a sequence (default %(default)s)")
+    add("--clip-norm", type=float, default=0.3, help="of a unit (default %(default)s)")
+    add("--sample-rate", type=float, default=0.08, help="of a step (default %(default)s)")
+    add("--steps", type=int, default=1, help="steps a round (default %(default)s)")
+    add("--server-rate", type=float, default=0.1, help="of server Adam (default %(default)s)")
+    add("--max-test", type=int, default=0, help="test rows a site, 0 for all (default)")
+    _add_json(parser)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write machine and rows to FILE as JSON"
     )
-    arguments = parser.parse_args(argv)
-    if arguments.clients < 1 or arguments.rounds < 1:
-        parser.error("expected at least one client and one round")
-    machine = federated_round.machine()
-    try:
-        rows = [federated_round.compare(arguments.clients, arguments.rounds)]
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(machine)
-    print(f"{'case':40}  {'cloister':>9}  {'stock':>9}  {'ratio':>7}")
-    for row in rows:
-        print(f"{row.case:40}  {row.ours:9.3f}  {row.other:9.3f}  {row.ratio:7.3f}")
-    if arguments.json:
-        content = {"machine": machine, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

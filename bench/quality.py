@@ -7,13 +7,14 @@ the product (`client.train`), with noise for that epsilon over all rounds; with 
 same steps without clipping and noise. Text is taken as it is: masking has its own measurement.
 """
 
+import argparse
 import gzip
 import json
 import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, pstdev
 
@@ -174,7 +175,7 @@ class Study:
                     torch.manual_seed(seed)
                     seeds.append(getattr(self, f"_{setting}")(epsilon))
                 found.append(_row(setting, epsilon, seeds))
-                _say(f"{_line(found[-1])}  {time.monotonic() - begun:.0f} s")
+                _say(f"{line(found[-1])}  {time.monotonic() - begun:.0f} s")
         return found
 
     def _alone(self, epsilon: str) -> dict[str, tuple[float, float]]:
@@ -295,7 +296,8 @@ def _row(setting: str, epsilon: str, seeds: Sequence[Mapping[str, tuple[float, f
     )
 
 
-def _line(row: Row) -> str:
+def line(row: Row) -> str:
+    """A row for a person: loss, accuracy, and both for each site."""
     sites = "  ".join(
         f"{name} {own['loss']:.2f}/{own['accuracy']:.3f}" for name, own in row.sites.items()
     )
@@ -309,6 +311,40 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def with_rounds(recipe: Recipe, num_rounds: int) -> Recipe:
-    """The same recipe over another number of rounds."""
-    return replace(recipe, num_rounds=num_rounds)
+def recipe(arguments: argparse.Namespace) -> Recipe:
+    """What the command line asks for.
+
+    Raises:
+      ValueError: A number that no recipe can have.
+    """
+    if arguments.seeds < 1 or arguments.rounds < 1 or arguments.steps < 1:
+        raise ValueError("expected at least one seed, round and step")
+    return Recipe(
+        adapter=AdapterConfig(
+            lora_rank=arguments.rank,
+            lora_alpha=arguments.alpha,
+            targets=tuple(sorted(arguments.targets.split(","))),
+            train=arguments.train_factors,
+        ),
+        text=TextConfig(max_tokens=arguments.max_tokens),
+        optimizer=OptimizerConfig(name="sgd", learning_rate=1.0),
+        server_optimizer=ServerOptimizerConfig(name="adam", learning_rate=arguments.server_rate),
+        clip_norm=arguments.clip_norm,
+        sample_rate=arguments.sample_rate,
+        steps_per_round=arguments.steps,
+        num_rounds=arguments.rounds,
+        max_test=arguments.max_test,
+    )
+
+
+def read_epsilons(text: str) -> list[str]:
+    """Epsilons as a person wrote them, each a positive number or `inf`.
+
+    Raises:
+      ValueError: One is neither.
+    """
+    epsilons = text.split(",")
+    for epsilon in epsilons:
+        if not float(epsilon) > 0:
+            raise ValueError(f"expected --epsilon of numbers above 0 or inf, got {epsilon}")
+    return epsilons

@@ -1,29 +1,43 @@
-"""LoRA on the attention of a base, the only tensors that ever leave a site.
+"""LoRA on a base's attention, routed and shared experts: the only tensors that ever leave a site.
 
 Source: Hu et al. 2021, arXiv 2106.09685.
 
 An adapter is named as peft saves it (`base_model.model.<path>.lora_A.weight`), in sorted order, in
 float32, whatever the base's type: in bfloat16 the noise of a private step would have a few
-thousand distinct values. What is adapted is read off the base's structure (every linear layer
-inside an attention), and after the injection the list of trainable parameters is compared with the
-plan's, because a tensor that trains unnoticed is one that nobody clips.
+thousand distinct values. What is adapted is read off the base's structure, and after the injection
+the list of trainable parameters is compared with the plan's, because a tensor that trains
+unnoticed is one that nobody clips.
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from model.base import skeleton
-from model.config import AdapterConfig, TensorSpec
+from model.config import AdapterConfig, Target, TensorSpec
+from model.experts import (
+    IMPLEMENTATION,
+    attach_experts,
+    detach_experts,
+    expert_shape,
+    expert_weights,
+    is_experts,
+)
+from model.lora import LoraLinear
 from model.tensors import Packed, pack, packed_digest, split
 
 _PREFIX = "base_model.model."
-_ATTENTION_NAMES = ("self_attn", "attention", "attn")
+_LINEAR_HOLDERS: dict[Target, tuple[str, ...]] = {
+    "attention": ("self_attn", "attention", "attn"),
+    "shared": ("shared_experts", "shared_expert"),
+}
+# `model.tensors` tells the weights of the experts by this order.
+_EXPERT_WEIGHTS = (["gate_up_proj", "down_proj"], ["up_proj", "down_proj"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +111,17 @@ def adapter_specs(
       config: The adapter's rank, and which factors train.
 
     Raises:
-      ValueError: The base has no linear layer in an attention.
+      ValueError: The base has nothing of what a target names.
     """
-    specs = []
-    for path, num_inputs, num_outputs in _targets(base):
-        shapes = {"A": (config.lora_rank, num_inputs), "B": (num_outputs, config.lora_rank)}
-        specs += [
-            TensorSpec(
-                name=f"{_PREFIX}{path}.lora_{factor}.weight",
-                shape=shape,
-                trained=factor in config.train,
-            )
-            for factor, shape in shapes.items()
-        ]
-    return tuple(sorted(specs, key=lambda spec: spec.name))
+    shapes = {}
+    for name, num_experts, num_inputs, num_outputs in _shapes(base, config.targets):
+        num_rows = num_experts * config.lora_rank
+        shapes[f"{_PREFIX}{name}.lora_A.weight"] = (num_rows, num_inputs)
+        shapes[f"{_PREFIX}{name}.lora_B.weight"] = (num_outputs, num_rows)
+    return tuple(
+        TensorSpec(name=name, shape=shape, trained=name.split(".lora_")[1][0] in config.train)
+        for name, shape in sorted(shapes.items())
+    )
 
 
 # Of every run's first adapter: A is random, so any seed is as good, and a site can make it again
@@ -139,59 +150,71 @@ def initial_adapter(
     return AdapterState(specs, tensors)
 
 
-def inject_adapter(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
+class AdaptedModel(nn.Module):
+    """A base with an adapter inside; its tensors' names are those under which peft saves them."""
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        super().__init__()
+        self.base_model = nn.Module()
+        self.base_model.model = base
+
+    def get_base_model(self) -> PreTrainedModel:
+        """The base, with the adapter in it."""
+        return cast(PreTrainedModel, self.base_model.model)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  whatever the base takes
+        """What the base with the adapter computes."""
+        return self.get_base_model()(*args, **kwargs)
+
+
+def inject_adapter(model: PreTrainedModel, config: AdapterConfig) -> AdaptedModel:
     """Put an adapter into a base, in place; only the trained tensors require a gradient.
 
-    Its values are peft's, drawn anew each time: `load_adapter` follows. Move the model to its
-    device before.
-
-    Returns:
-      A `peft.PeftModel`; the base is inside it.
+    It starts as `initial_adapter` makes it. Move the model to its device before.
 
     Raises:
-      RuntimeError: peft made other trainable parameters than `adapter_specs` lists, or not in
-        float32.
+      ValueError: The base has nothing of what a target names.
+      RuntimeError: The model then has other trainable parameters than `adapter_specs` lists, or
+        not in float32.
     """
-    # peft takes two seconds to import, and who reads or digests an adapter does not need it.
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    specs = adapter_specs(model.config, config)
+    initial = initial_adapter(model.config, config, seed=INITIAL_SEED)
+    scaling = config.lora_alpha / config.lora_rank
     model.requires_grad_(False)
-    lora = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # annotated int, used as a number
-        lora_dropout=config.lora_dropout,
-        target_modules=[path for path, _, _ in _targets(model.config)],
-        bias="none",
-    )
-    with warnings.catch_warnings():
-        # peft asks transformers 5 for a property under its old name.
-        warnings.filterwarnings(
-            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+    for path, module in _linear_layers(model, config.targets):
+        layer = LoraLinear(
+            module, rank=config.lora_rank, scaling=scaling, dropout=config.lora_dropout
         )
-        injected = get_peft_model(model, lora)
-    parameters = _adapter_parameters(injected)
-    for spec in specs:
-        if spec.name in parameters:
-            parameters[spec.name].requires_grad_(spec.trained)
-    trainable = {name for name, p in injected.named_parameters() if p.requires_grad}
-    expected = {_parameter_name(spec.name) for spec in specs if spec.trained}
-    if set(parameters) != {spec.name for spec in specs} or trainable != expected:
-        listed = {spec.name for spec in specs}
-        wrong = sorted(trainable ^ expected) or sorted(set(parameters) ^ listed)
-        raise RuntimeError(
-            f"expected peft to train the listed tensors only, got a difference in {wrong[0]}"
-        )
-    for spec in specs:
-        found = parameters[spec.name]
-        if found.dtype != torch.float32 or tuple(found.shape) != spec.shape:
-            raise RuntimeError(
-                f"expected {spec.name} as float32 of shape {list(spec.shape)}, "
-                f"got {found.dtype} of shape {list(found.shape)}"
-            )
+        model.set_submodule(path, layer)
+    if "experts" in config.targets:
+        for _, experts in _experts(model):
+            attach_experts(experts, rank=config.lora_rank, scaling=scaling)
+        model.set_experts_implementation(IMPLEMENTATION)
+    injected = AdaptedModel(model)
+    trained = {spec.name: spec.trained for spec in initial.specs}
+    for name, parameter in injected.named_parameters():
+        parameter.requires_grad_(trained.get(name, False))
+    load_adapter(injected, initial)
+    _check_injected(injected, initial.specs)
     injected.eval()
     return injected
+
+
+def merge_adapter(model: AdaptedModel) -> PreTrainedModel:
+    """Add the adapter to the base's weights and take it off, in place; the base alone is left."""
+    base = model.get_base_model()
+    for path, module in list(base.named_modules()):
+        if isinstance(module, LoraLinear):
+            layer = module.base_layer
+            (pair,) = module.lora_pairs
+            layer.weight.data = (layer.weight.data.float() + pair.delta()[0]).to(
+                layer.weight.dtype
+            )
+            base.set_submodule(path, layer)
+        elif hasattr(module, "lora_pair_of"):
+            detach_experts(module)
+    if base.config._experts_implementation == IMPLEMENTATION:
+        base.set_experts_implementation("eager")
+    return base
 
 
 @torch.no_grad()
@@ -226,34 +249,73 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameters[name] for name in sorted(parameters) if parameters[name].requires_grad]
 
 
-def _targets(base: PreTrainedModel | PreTrainedConfig) -> list[tuple[str, int, int]]:
-    """Path, inputs and outputs of every linear layer inside an attention."""
-    # The skeleton and not the model itself, whose linear layers have other names once an adapter
-    # is in.
+def _shapes(
+    base: PreTrainedModel | PreTrainedConfig, targets: Sequence[Target]
+) -> list[tuple[str, int, int, int]]:
+    """Name without prefix, experts, inputs and outputs of every adapted weight."""
+    # The skeleton and not the model itself, whose layers have other names once an adapter is in.
     config = base if isinstance(base, PreTrainedConfig) else base.config
-    targets = [
-        (path, module.in_features, module.out_features)
-        for path, module in skeleton(config).named_modules()
-        if isinstance(module, nn.Linear) and set(path.split(".")[:-1]) & set(_ATTENTION_NAMES)
+    bare = skeleton(config)
+    shapes = [
+        (path, 1, module.in_features, module.out_features)
+        for path, module in _linear_layers(bare, targets)
     ]
-    if not targets:
+    if "experts" in targets:
+        for path, experts in _experts(bare):
+            names = expert_weights(experts)
+            for index, name in enumerate(names):
+                nested = ".base_layer" * (len(names) - 1 - index)
+                shapes.append((path + nested, *expert_shape(experts, name)))
+    return shapes
+
+
+def _linear_layers(
+    base: PreTrainedModel, targets: Sequence[Target]
+) -> list[tuple[str, nn.Linear]]:
+    """Path and module of every linear layer that the targets name."""
+    found = []
+    for target in targets:
+        if target not in _LINEAR_HOLDERS:
+            continue
+        layers = [
+            (path, module)
+            for path, module in base.named_modules()
+            if isinstance(module, nn.Linear)
+            and set(path.split(".")[:-1]) & set(_LINEAR_HOLDERS[target])
+        ]
+        if not layers:
+            raise ValueError(
+                f"expected linear layers for target {target}, got none in {base.config.model_type}"
+            )
+        found += layers
+    return found
+
+
+def _experts(base: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """Path and module of the routed experts of every layer."""
+    found = [(path, module) for path, module in base.named_modules() if is_experts(module)]
+    if not found or any(expert_weights(m) not in _EXPERT_WEIGHTS for _, m in found):
         raise ValueError(
-            f"expected linear layers in an attention, got none in {config.model_type}"
+            f"expected routed experts behind transformers' experts interface with the weights "
+            f"gate_up_proj or up_proj, and down_proj, got others in {base.config.model_type}"
         )
-    return targets
+    return found
+
+
+def _check_injected(model: nn.Module, specs: Sequence[TensorSpec]) -> None:
+    """Check that exactly the listed tensors train, in float32."""
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    wrong = sorted(trainable ^ {spec.name for spec in specs if spec.trained})
+    if wrong:
+        raise RuntimeError(f"expected the listed tensors only to train, got {wrong[0]} wrong")
+    for name, parameter in _adapter_parameters(model).items():
+        if parameter.dtype != torch.float32:
+            raise RuntimeError(f"expected {name} as float32, got {parameter.dtype}")
 
 
 def _adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Adapter tensors by the name under which peft saves them."""
-    return {
-        name.replace(".default.weight", ".weight"): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name
-    }
-
-
-def _parameter_name(name: str) -> str:
-    return name.removesuffix(".weight") + ".default.weight"
+    return {name: p for name, p in model.named_parameters() if ".lora_" in name}
 
 
 def _check_specs(parameters: dict[str, nn.Parameter], specs: Sequence[TensorSpec]) -> None:

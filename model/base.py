@@ -226,4 +226,5 @@ def _fastest(model: PreTrainedModel) -> tuple[str, str]:
     # are equal in float32. From 16 experts on grouped_mm takes 0.75 of the time, at 64 half.
     if count_experts(model) < 16 and model.config.hidden_size <= 512:
         return "eager", "eager"
-    return "sdpa", "grouped_mm"
+    # gpt-oss has attention sinks, which the fused kernel does not know.
+    return "sdpa" if model._supports_sdpa else "eager", "grouped_mm"

@@ -3,8 +3,9 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+Target = Literal["attention", "experts", "shared"]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -34,7 +35,8 @@ class AdapterConfig:
       lora_rank: Rank r of the product B A.
       lora_alpha: Numerator of the scaling.
       lora_dropout: Drop-out on the adapter's input while training, in [0, 1).
-      targets: What is adapted; `attention` is every projection of every attention layer.
+      targets: What is adapted, sorted: `attention` is every projection of every attention layer,
+        `experts` every routed expert, `shared` every expert that sees all tokens.
       train: `AB` trains both factors; `B` keeps A as it was drawn (FFA-LoRA, arXiv 2403.12313),
         which makes the mean of the sites' adapters exact.
     """
@@ -42,7 +44,7 @@ class AdapterConfig:
     lora_rank: int
     lora_alpha: float
     lora_dropout: float = 0.0
-    targets: tuple[Literal["attention"], ...] = ("attention",)
+    targets: tuple[Target, ...] = ("attention",)
     train: Literal["AB", "B"] = "B"
 
     def __post_init__(self) -> None:
@@ -53,8 +55,17 @@ class AdapterConfig:
             raise ValueError(f"expected lora_alpha > 0, got {self.lora_alpha}")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"expected 0 <= lora_dropout < 1, got {self.lora_dropout}")
-        if self.targets != ("attention",):
-            raise ValueError(f"expected targets = ['attention'], got {list(self.targets)}")
+        known = list(get_args(Target))
+        if not self.targets or list(self.targets) != sorted(set(self.targets) & set(known)):
+            raise ValueError(
+                f"expected targets from {known}, sorted, at least one, got {list(self.targets)}"
+            )
+        if self.lora_dropout > 0 and self.targets != ("attention",):
+            # peft has no drop-out on weights of more than two dimensions, and could not load it.
+            raise ValueError(
+                f"expected lora_dropout = 0 with targets other than attention, "
+                f"got {self.lora_dropout}"
+            )
         if self.train not in ("AB", "B"):
             raise ValueError(f"expected train 'AB' or 'B', got {self.train!r}")
 

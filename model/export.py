@@ -3,12 +3,11 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import cast
 
 import torch
-from peft import PeftModel
+from torch import nn
 
-from model.adapter import AdapterState, inject_adapter, load_adapter
+from model.adapter import AdapterState, inject_adapter, load_adapter, merge_adapter
 from model.base import load_base
 from model.config import AdapterConfig, BaseRef
 from model.tensors import write_adapter_folder
@@ -50,9 +49,10 @@ def export_merged(
     if folder.exists():
         raise FileExistsError(f"expected no folder {folder}, got one")
     model, tokenizer = load_base(base, ref)
-    injected = cast(PeftModel, inject_adapter(model, config))
+    injected = inject_adapter(model, config)
     load_adapter(injected, state)
-    merged = injected.merge_and_unload().to(dtype)
+    merged = merge_adapter(injected)
+    nn.Module.to(merged, dtype)
     # A crash before the rename leaves a folder with a leading dot and no base under its name.
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

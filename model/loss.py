@@ -132,7 +132,7 @@ def token_nll(model: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a `peft.PeftModel`, or the model itself."""
+    """The transformers model inside a `model.adapter.AdaptedModel`, or the model itself."""
     unwrap = getattr(model, "get_base_model", None)
     return cast(PreTrainedModel, model if unwrap is None else unwrap())
 

@@ -194,12 +194,7 @@ def read_adapter_folder(folder: Path, specs: Sequence[TensorSpec]) -> Packed:
 
 
 def _peft_config(specs: Sequence[TensorSpec], config: AdapterConfig, base_name: str) -> bytes:
-    # The last two parts of a path (`self_attn.q_proj`): a bare `q_proj` could match outside of the
-    # attention too.
-    targets = {
-        ".".join(spec.name.removeprefix(_PREFIX).split(".lora_")[0].split(".")[-2:])
-        for spec in specs
-    }
+    modules, parameters = _peft_targets({spec.name: spec.shape for spec in specs})
     content = {
         "base_model_name_or_path": base_name,
         "bias": "none",
@@ -209,8 +204,41 @@ def _peft_config(specs: Sequence[TensorSpec], config: AdapterConfig, base_name: 
         "lora_dropout": config.lora_dropout,
         "peft_type": "LORA",
         "r": config.lora_rank,
-        "target_modules": sorted(targets),
+        "target_modules": sorted(modules),
         "task_type": "CAUSAL_LM",
         "use_rslora": False,
     }
+    if parameters:
+        content["target_parameters"] = sorted(parameters)
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _peft_targets(shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], set[str]]:
+    """What peft adapts as modules and what as parameters, by the last parts of the paths.
+
+    Two parts (`self_attn.q_proj`), because a bare `q_proj` could match outside of the attention.
+    """
+    modules, parameters = set(), set()
+    for name in shapes:
+        path = name.removeprefix(_PREFIX).split(".lora_")[0]
+        parts = path.split(".")
+        if "experts" in parts:
+            holder = path[: path.index(".experts") + len(".experts")]
+            parameter = _expert_weight(shapes, f"{_PREFIX}{holder}", nested=path != holder)
+            parameters.add(f"experts.{parameter}")
+        elif {"shared_expert", "shared_experts"} & set(parts):
+            # As a module peft takes it for a routed expert under its former name, and adapts
+            # those instead.
+            parameters.add(".".join(parts[-2:]) + ".weight")
+        else:
+            modules.add(".".join(parts[-2:]))
+    return modules, parameters
+
+
+def _expert_weight(shapes: Mapping[str, tuple[int, ...]], holder: str, *, nested: bool) -> str:
+    """Name of an expert weight: peft names the wrapper, of which the inner is the first weight."""
+    if not nested:
+        return "down_proj"
+    num_outputs = shapes[f"{holder}.base_layer.lora_B.weight"][0]
+    # With a gate, the first weight has two outputs for each input of the second.
+    return "up_proj" if num_outputs == shapes[f"{holder}.lora_A.weight"][1] else "gate_up_proj"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig
+from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig, Target
 from model.tensors import Packed, packed_size
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
@@ -34,6 +34,21 @@ if TYPE_CHECKING:
 # A reply's records beside its values: names, shapes, digests, signature.
 _REPLY_OVERHEAD_BYTES = 64 * 1024
 
+# What other systems offer and would void the guarantee here. Nothing of it can be asked for, and
+# who tries learns why.
+_UNSOUND = {
+    "adapter.capacity_factor": "experts have no capacity limit: a dropped token is another's loss",
+    "adapter.router_aux_loss_coef": "routers are frozen: a balance loss couples all examples",
+    "adapter.router_bias_update_rate": "routers are frozen: a bias that follows the batch leaks",
+    "adapter.train_router": "routers are frozen: only what `targets` names is trained and clipped",
+    "privacy.accountant": "the accountant is PLD; others under-report (GDP) or waste noise (RDP)",
+    "privacy.batch_size": "a step has no fixed size: each unit is drawn with `sample_rate`",
+    "privacy.noise_dtype": "noise is added in float64: in bfloat16 it has a few thousand values",
+    "privacy.sampling": "units are drawn by Poisson sampling, which the accountant assumes",
+    "privacy.shuffle": "units are drawn by Poisson sampling, which the accountant assumes",
+    "text.packing": "two units never share a sequence: one would change the other's gradient",
+}
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -43,6 +58,7 @@ class _Adapter(_Section):
     lora_rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    targets: list[Target] = ["attention"]
     train: Literal["AB", "B"] = "B"
 
 
@@ -131,7 +147,7 @@ def read_plan_file(path: Path) -> PlanFile:
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = "there is no such key"
+            message = _UNSOUND.get(key, "there is no such key")
         raise ConfigError(
             f"{path}: {key}: {message}",
             hint="docs/operate/coordinator.md shows a plan to begin with",
@@ -215,7 +231,9 @@ def _adapter(written: PlanFile, folder: Path) -> tuple[BaseRef, AdapterConfig, "
     base_folder = nano_folder() if written.base == "nano" else folder / written.base
     try:
         ref = BaseRef(name=base_folder.name, digest=base_digest(base_folder))
-        adapter = AdapterConfig(**written.adapter.model_dump())
+        numbers = written.adapter.model_dump(exclude={"targets"})
+        # Sorted, so that two ways to write a plan are one plan.
+        adapter = AdapterConfig(**numbers, targets=tuple(sorted(written.adapter.targets)))
         return ref, adapter, initial_adapter(read_config(base_folder), adapter, seed=INITIAL_SEED)
     except UnusableBaseError as error:
         raise ConfigError(f"base {written.base}: {error}", hint=error.hint) from None

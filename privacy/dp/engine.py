@@ -11,35 +11,29 @@ multiplier of their arguments, because
   the operating system's generator, and is added also when nobody was drawn;
 - the result is divided by a constant, not by how many were drawn.
 
-Per-example gradients come from Opacus' hooks (Yousefpour et al. 2021, arXiv 2109.12298), without
-wrapping the model. They are exact for linear layers. Layers that mix examples are refused.
+Per-unit gradients come from the one backward pass over a microbatch (`privacy.dp.attribution`).
+What would let one unit change another's is refused (`privacy.dp.separable`).
 
-Shape suffixes: B examples and U units of a microbatch, T tokens, I inputs and O outputs of a
-layer, P values of all trained tensors.
+Shape suffixes: B examples and U units of a microbatch, P values of all trained tensors.
 """
 
 import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import Tensor, nn
 
-from model.adapter import trained_parameters
 from model.loss import collate, per_example_loss
 from model.tokenizer import Example
+from privacy.dp.attribution import UnitGradients, clip_factors
+from privacy.dp.separable import check_separable as check_separable
 from privacy.errors import TrainingError
 
-# Every layer class whose output for one example depends on the others in training mode.
-_MIXING_LAYERS = (nn.modules.batchnorm._NormBase, nn.LocalResponseNorm)
-# What bases with a limit on the tokens of an expert call it: tokens over the limit are dropped, so
-# that one example decides which tokens of another are seen.
-_CAPACITY_FIELDS = ("expert_capacity", "capacity_factor", "moe_capacity_factor", "drop_tokens")
 DEFAULT_MAX_TOKENS = 2048
 _Values = npt.NDArray[np.floating[Any]]
 
@@ -110,8 +104,7 @@ class PrivateGradients:
           max_tokens: Tokens, padding included, of a microbatch; does not change the guarantee.
 
         Raises:
-          TrainingError: The model has a layer that mixes examples, limits an expert's tokens, or
-            trains something else than float32 matrices of linear layers.
+          TrainingError: `check_separable` finds something that would void the guarantee.
         """
         if not (math.isfinite(clip_norm) and clip_norm > 0):
             raise ValueError(f"expected 0 < clip_norm < infinity, got {clip_norm}")
@@ -121,19 +114,18 @@ class PrivateGradients:
         self.model = model
         self.clip_norm = clip_norm
         self.max_tokens = max_tokens
-        self.parameters = trained_parameters(model)
-        self.num_values = sum(parameter.numel() for parameter in self.parameters)
-        self._device = self.parameters[0].device
         self._was_training = {module: module.training for module in model.modules()}
         model.eval()
-        for module in _adapter_layers(model):
-            # Hooks see modules in training mode only; the base's dropout must stay off.
-            module.train()
-        self._hooks = _Hooks(model, loss_reduction="sum")
+        for module in _training_modules(model):
+            module.training = True
+        self._units = UnitGradients(model)
+        self.parameters = self._units.parameters
+        self.num_values = sum(parameter.numel() for parameter in self.parameters)
+        self._device = self.parameters[0].device
 
     def close(self) -> None:
-        """Take the hooks off and restore the model's mode."""
-        self._hooks.cleanup()
+        """Give gradients back to autograd and restore the model's mode."""
+        self._units.close()
         for module, was_training in self._was_training.items():
             module.training = was_training
 
@@ -149,19 +141,22 @@ class PrivateGradients:
         A unit's gradient is the sum over all its examples. A unit whose gradient is not finite
         contributes nothing, which depends on that unit alone and so keeps the guarantee.
         """
-        sum_P = torch.zeros(self.num_values, device=self._device)
+        sums = self._units.zeros()
         norms = [0.0] * len(units)
-        total_loss = 0.0
-        num_examples = 0
+        losses: list[Tensor] = []
         for members in _microbatches(units, self.max_tokens):
-            gradient_UP, losses = self._unit_gradients([units[index] for index in members])
-            clipped_P, norms_U = _clip_and_sum(gradient_UP, self.clip_norm)
-            sum_P += clipped_P
+            chosen = [units[index] for index in members]
+            parts = list(_parts(chosen, self.max_tokens))
+            if len(parts) == 1:
+                losses.append(self._backward(chosen))
+                norms_U = self._units.norms()
+                self._units.add(sums, clip_factors(norms_U, self.clip_norm))
+            else:
+                norms_U = self._add_long(sums, parts, losses)
             for index, norm in zip(members, norms_U.tolist(), strict=True):
                 norms[index] = norm
-            total_loss += sum(losses)
-            num_examples += len(losses)
-        return ClippedSum(sum_P, norms, total_loss / num_examples if num_examples else math.nan)
+        loss = float(torch.cat(losses).double().mean()) if losses else math.nan
+        return ClippedSum(self._units.flat(sums), norms, loss)
 
     def release(
         self, summed: ClippedSum, *, noise_multiplier: float, denominator: float
@@ -173,11 +168,20 @@ class PrivateGradients:
           noise_multiplier: Standard deviation of the noise over `clip_norm`.
           denominator: A constant, such as sample rate times the declared number of units. The
             number of units drawn would tell who was there.
+
+        Raises:
+          TrainingError: The sum is not in float32.
         """
         if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
             raise ValueError(f"expected 0 < noise_multiplier < infinity, got {noise_multiplier}")
         if not (math.isfinite(denominator) and denominator > 0):
             raise ValueError(f"expected 0 < denominator < infinity, got {denominator}")
+        if summed.total.dtype != torch.float32:
+            # A million draws of noise in bfloat16 have 3,599 distinct values.
+            raise TrainingError(
+                f"expected sums in float32 to add noise to, got {summed.total.dtype}",
+                hint="sum clipped gradients in float32; only activations may be in bfloat16",
+            )
         # float64 until the noise is in: in float32 a small sum under large noise would be rounded
         # to a grid that depends on the sum.
         noise_P = torch.from_numpy(draw_noise(self.num_values)).to(self._device)
@@ -189,105 +193,55 @@ class PrivateGradients:
         parts = flat_P.split([parameter.numel() for parameter in self.parameters])
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
-    def _unit_gradients(self, units: Sequence[Sequence[Example]]) -> tuple[Tensor, list[float]]:
-        """Gradient of each unit, float32, shape (U, P), and the loss of each example.
+    def _add_long(
+        self, sums: Sequence[Tensor], parts: Sequence[list[Example]], losses: list[Tensor]
+    ) -> Tensor:
+        """Add one unit that is longer than a microbatch, summed up before it is clipped."""
+        unit = self._units.zeros()
+        for part in parts:
+            losses.append(self._backward([part]))
+            self._units.add(unit, torch.ones(1, device=self._device))
+        squares = [torch.linalg.vector_norm(s, dtype=torch.float64).square() for s in unit]
+        norm_U = torch.stack(squares).sum().sqrt()[None]
+        factor = float(clip_factors(norm_U, self.clip_norm))
+        if factor > 0:
+            for total, part_sum in zip(sums, unit, strict=True):
+                total.add_(part_sum, alpha=factor)
+        return norm_U
 
-        A unit longer than a microbatch comes alone, and is summed up in parts.
-        """
-        owners = [index for index, unit in enumerate(units) for _ in unit]
+    def _backward(self, units: Sequence[Sequence[Example]]) -> Tensor:
+        """One pass over the units' examples; their losses, shape (B,)."""
         examples = [example for unit in units for example in unit]
-        gradient_UP = torch.zeros(len(units), self.num_values, device=self._device)
-        losses: list[float] = []
-        for part in _parts(examples, self.max_tokens):
-            gradients_B, losses_B = self._example_gradients([examples[index] for index in part])
-            owners_B = torch.tensor([owners[index] for index in part], device=self._device)
-            begin = 0
-            for gradient_B in gradients_B:
-                flat_B = gradient_B.flatten(1)
-                gradient_UP[:, begin : begin + flat_B.shape[1]].index_add_(0, owners_B, flat_B)
-                begin += flat_B.shape[1]
-            losses.extend(losses_B)
-        return gradient_UP, losses
-
-    def _example_gradients(self, examples: Sequence[Example]) -> tuple[list[Tensor], list[float]]:
-        """Gradient of every trained tensor for each example, and each example's loss."""
         batch = collate(examples).to(self._device)
+        if len(batch.input_ids) != len(examples):
+            raise TrainingError(
+                f"expected a sequence for each of {len(examples)} examples, "
+                f"got {len(batch.input_ids)}",
+                hint="never pack texts of two units into one sequence",
+            )
+        self._units.begin([len(unit) for unit in units], batch.input_ids.shape[1])
         with torch.enable_grad():
             loss_B = per_example_loss(
                 self.model, batch.input_ids, batch.attention_mask, batch.answer_mask
             )
-            loss_B.sum().backward()
-        gradients = []
-        for parameter in self.parameters:
-            gradient: Any = getattr(parameter, "grad_sample", None)
-            if not isinstance(gradient, Tensor) or len(gradient) != len(examples):
+            if not loss_B.requires_grad:
                 raise TrainingError(
-                    "expected one gradient an example for every trained tensor, got another form",
-                    hint="the base uses an adapted layer twice or not at all; choose another base",
+                    "expected a loss that depends on the adapter, got one that does not",
+                    hint="the adapter is not part of the computation; load base and adapter anew",
                 )
-            gradients.append(gradient.float())
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-            parameter.grad = None
-        return gradients, loss_B.detach().tolist()
+            loss_B.sum().backward()
+        return loss_B.detach()
 
 
-def check_separable(model: nn.Module) -> None:
-    """Check that one example of a batch cannot change another's gradient, as far as can be read.
+def _training_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Dropout before the adapter, and layers that save memory in training mode only.
 
-    What cannot be read off the layers is what `privacy.dp.audit` measures.
-
-    Raises:
-      TrainingError: A layer mixes examples, an expert has a capacity limit, or a trained parameter
-        is not a float32 matrix of a linear layer.
+    The base's own dropout must stay off, so the mode is set module by module.
     """
     for name, module in model.named_modules():
-        if isinstance(module, _MIXING_LAYERS):
-            raise TrainingError(
-                f"expected layers that keep examples apart, got {type(module).__name__} at {name}",
-                hint="choose a base without batch normalisation",
-            )
-        for field in _CAPACITY_FIELDS:
-            for holder in (module, getattr(module, "config", None)):
-                if getattr(holder, field, None) not in (None, False):
-                    raise TrainingError(
-                        f"expected experts without a capacity limit, got {field} at {name}",
-                        hint="choose a base that routes without dropping tokens",
-                    )
-    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not trained:
-        raise TrainingError("expected a model with an adapter to train, got nothing trainable")
-    for name, parameter in trained:
-        if id(parameter) not in linear or parameter.dtype != torch.float32:
-            raise TrainingError(
-                f"expected float32 matrices of linear layers to train, got {name}",
-                hint="only adapters on linear layers can be clipped per unit",
-            )
-    if len({id(p) for _, p in trained}) != len(trained_parameters(model)):
-        raise TrainingError("expected to train the adapter only, got other trainable tensors")
-
-
-def _linear_gradient(
-    layer: nn.Linear, activations: list[Tensor], backprops: Tensor
-) -> dict[Tensor, Tensor]:
-    """Per-example gradient of a linear layer's weight, float32, shape (B, O, I)."""
-    # Multi-head latent attention calls its layers with another dimension between B and the last.
-    num_examples = len(backprops)
-    backprops_BTO = backprops.float().reshape(num_examples, -1, layer.out_features)
-    inputs_BTI = activations[0].float().reshape(num_examples, -1, layer.in_features)
-    return {layer.weight: torch.bmm(backprops_BTO.transpose(1, 2), inputs_BTI)}
-
-
-class _Hooks(GradSampleHooks):  # type: ignore[misc]  # Opacus is not annotated
-    """Opacus' hooks, with a linear layer's gradient summed up in float32 under autocast too."""
-
-    GRAD_SAMPLERS: ClassVar = {**GradSampleHooks.GRAD_SAMPLERS, nn.Linear: _linear_gradient}
-
-
-def _adapter_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers whose parameters train, and the dropout before them."""
-    for name, module in model.named_modules():
-        if ".lora_" in name and not list(module.children()):
+        if (".lora_" in name and not list(module.children())) or getattr(
+            module, "gradient_checkpointing", False
+        ):
             yield module
 
 
@@ -314,24 +268,12 @@ def _microbatches(units: Sequence[Sequence[Example]], max_tokens: int) -> Iterat
         yield group
 
 
-def _parts(examples: Sequence[Example], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of examples in groups of at most `max_tokens` tokens with padding."""
-    order = sorted(range(len(examples)), key=lambda index: -len(examples[index].input_ids))
+def _parts(units: Sequence[Sequence[Example]], max_tokens: int) -> Iterator[list[Example]]:
+    """All examples in groups of at most `max_tokens` tokens with padding, longest first."""
+    examples = [example for unit in units for example in unit]
+    examples.sort(key=lambda example: -len(example.input_ids))
     begin = 0
-    while begin < len(order):
-        width = len(examples[order[begin]].input_ids)
-        end = begin + max(1, max_tokens // width)
-        yield order[begin:end]
+    while begin < len(examples):
+        end = begin + max(1, max_tokens // len(examples[begin].input_ids))
+        yield examples[begin:end]
         begin = end
-
-
-def _clip_and_sum(gradient_UP: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
-    """Sum of the rows, each scaled down to a norm of at most `clip_norm`, and their norms."""
-    norms_U = torch.linalg.vector_norm(gradient_UP, dim=1, dtype=torch.float64)
-    finite_U = torch.isfinite(norms_U)
-    factors_U = torch.where(finite_U, clip_norm / norms_U.clamp_min(clip_norm), 0.0)
-    if not bool(finite_U.all()):
-        # 0 * infinity would be NaN in the sum of everybody.
-        gradient_UP = torch.where(finite_U[:, None], gradient_UP, 0.0)
-    # Not a matrix product, which may be computed in TF32 or bfloat16 and then exceed the norm.
-    return (gradient_UP * factors_U.float()[:, None]).sum(0), norms_U

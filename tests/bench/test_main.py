@@ -1,5 +1,6 @@
 """The comparison's command line, with both sides replaced by figures."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -7,8 +8,11 @@ from types import ModuleType
 
 import pytest
 
-from bench import stock
+from bench import steps, stock
 from bench.__main__ import main
+from bench.steps import Case
+from model.base import load_base, nano_folder
+from model.tokenizer import Example
 
 
 @pytest.fixture
@@ -48,3 +52,50 @@ def test_no_rounds_cannot_be_measured() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["round", "--rounds", "0"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["dp_step", "expert_lora", "memory"])
+def test_steps_are_compared_case_by_case(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    answers = {"private": 2.0, "plain": 1.0, "peft-eager": 4.0, "peft-grouped": 2.0}
+    monkeypatch.setattr(
+        "bench.pair.subprocess.Popen", lambda arguments, **_: Told(answers[arguments[3]])
+    )
+    assert main([command, "--json", str(tmp_path / "rows.json")]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    ratios = {row["ratio"] for row in rows}
+    private, ours = {2.0}, {0.25, 0.5}
+    expected = {"dp_step": private, "expert_lora": ours, "memory": private | ours}
+    assert ratios == expected[command]
+
+
+class Told:
+    """A side that answers with the same number whatever it is asked."""
+
+    def __init__(self, answer: float) -> None:
+        self.stdin = io.StringIO()
+        self.stdout = self
+        self._answer = answer
+
+    def readline(self) -> str:
+        """Its answer."""
+        return f"{self._answer * 2**20}\n"
+
+    def kill(self) -> None:
+        """It is no process."""
+
+    communicate = kill
+
+
+def test_a_case_survives_the_command_line() -> None:
+    case = Case(base="olmoe", num_examples=3, num_tokens=5, train="AB", targets=("experts",))
+    assert Case.decode(case.encode()) == case
+
+
+def test_private_and_plain_steps_train_the_same_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "make_units", lambda _case: [[Example([5, 6, 7, 8], 2)]])
+    monkeypatch.setattr(steps, "make_base", lambda _name: load_base(nano_folder(), None)[0])
+    case = Case(base="nano", num_examples=1, num_tokens=4)
+    for name in ("private", "plain"):
+        assert steps.timed(steps.SIDES[name](case)) > 0

@@ -1,4 +1,4 @@
-"""Tiny bases of four families, saved as a download of them would lie on disk."""
+"""Tiny bases of five families, saved as a download of them would lie on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
+    GptOssConfig,
     MixtralConfig,
     OlmoeConfig,
     PreTrainedConfig,
@@ -38,6 +39,9 @@ SHARED: dict[str, Any] = {
     "initializer_range": 0.3,
 }
 FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "gpt_oss": lambda: GptOssConfig(
+        **SHARED, head_dim=8, num_local_experts=4, num_key_value_heads=2
+    ),
     "mixtral": lambda: MixtralConfig(**SHARED, num_local_experts=4, num_key_value_heads=2),
     "olmoe": lambda: OlmoeConfig(**SHARED, num_experts=4, num_key_value_heads=2),
     "qwen3_moe": lambda: Qwen3MoeConfig(

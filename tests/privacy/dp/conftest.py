@@ -1,4 +1,4 @@
-"""Tiny Mixture-of-Experts models of four families, and made-up units."""
+"""Tiny Mixture-of-Experts models of five families, and made-up units."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
+    GptOssConfig,
     MixtralConfig,
     OlmoeConfig,
     PreTrainedConfig,
@@ -46,6 +47,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         qk_nope_head_dim=4,
         v_head_dim=8,
     ),
+    "gpt_oss": lambda: GptOssConfig(**SIZES, head_dim=8, num_local_experts=4),
     "mixtral": lambda: MixtralConfig(**SIZES, num_local_experts=4),
     "olmoe": lambda: OlmoeConfig(**SIZES, num_experts=4),
     "qwen3_moe": lambda: Qwen3MoeConfig(

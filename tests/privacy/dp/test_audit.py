@@ -8,16 +8,19 @@ from torch import Tensor, nn
 
 from model.adapter import read_adapter, trained_parameters
 from model.loss import hidden_states, token_nll
-from privacy.dp import engine
+from privacy.dp import attribution, engine
 from privacy.dp.audit import TOLERANCE, made_up_units, self_test
 from privacy.errors import TrainingError
 
 MakeModel = Callable[..., nn.Module]
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "mixtral", "olmoe", "qwen3_moe"])
-def test_a_sound_model_passes(make_model: MakeModel, family: str) -> None:
-    result = self_test(make_model(family))
+@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize("targets", [("attention",), ("attention", "experts")])
+def test_a_sound_model_passes(
+    make_model: MakeModel, family: str, targets: tuple[str, ...]
+) -> None:
+    result = self_test(make_model(family, targets=targets))
     assert 1 - TOLERANCE <= result.sensitivity <= 1 + TOLERANCE
     assert result.num_units == 5
 
@@ -61,7 +64,7 @@ def test_a_loss_averaged_over_the_batch_is_found(
         return (nll.sum() * len(input_ids) ** 2).expand(len(input_ids)) / len(rows)
 
     monkeypatch.setattr(engine, "per_example_loss", batch_mean)
-    monkeypatch.setattr(engine, "_clip_and_sum", lambda rows, _: (rows.sum(0), rows.norm(dim=1)))
+    monkeypatch.setattr(engine, "clip_factors", lambda norms, _: torch.ones_like(norms))
     with pytest.raises(TrainingError, match="at most 1 clipping norm"):
         self_test(make_model())
 
@@ -86,13 +89,8 @@ def test_a_layer_that_mixes_examples_is_found(make_model: MakeModel) -> None:
 def test_gradients_that_are_lost_on_the_way_are_found(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = engine._clip_and_sum
-
-    def lossy(rows: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
-        total, norms = sound(rows, clip_norm)
-        return total * 0.9, norms
-
-    monkeypatch.setattr(engine, "_clip_and_sum", lossy)
+    sound = attribution.clip_factors
+    monkeypatch.setattr(engine, "clip_factors", lambda norms, clip: sound(norms, clip) * 0.9)
     with pytest.raises(TrainingError, match="a clipped unit to count for 1 clipping norm"):
         self_test(make_model())
 
@@ -100,12 +98,8 @@ def test_gradients_that_are_lost_on_the_way_are_found(
 def test_clipping_that_is_a_thousandth_too_generous_is_found(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = engine._clip_and_sum
-
-    def generous(rows: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
-        return sound(rows, clip_norm * 1.001)
-
-    monkeypatch.setattr(engine, "_clip_and_sum", generous)
+    sound = attribution.clip_factors
+    monkeypatch.setattr(engine, "clip_factors", lambda norms, clip: sound(norms, clip * 1.001))
     with pytest.raises(TrainingError, match="at most 1 clipping norm"):
         self_test(make_model())
 
