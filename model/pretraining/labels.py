@@ -20,7 +20,9 @@ from model.pretraining.corpora import is_held_out, read_rows
 from model.tokenizer import encode
 
 SNIPPET_CHARACTERS = 700
-PROMPT_WEIGHT = 0.1
+# A fifth of a prompt's tokens is learnt; for the others the head, the dearest part, is left out.
+PROMPT_SHARE = 0.2
+PROMPT_WEIGHT = 0.5
 ANSWER_WEIGHT = 3.0
 
 Row = dict[str, Any]
@@ -264,7 +266,8 @@ class Warmup:
             if end > num_tokens:
                 continue
             ids[filled:end] = example.input_ids
-            weights[filled + 1 : filled + example.answer_start] = PROMPT_WEIGHT
+            learnt = generator.random(example.answer_start - 1) < PROMPT_SHARE
+            weights[filled + 1 : filled + example.answer_start] = PROMPT_WEIGHT * learnt
             weights[filled + example.answer_start : end] = ANSWER_WEIGHT
             filled = end
         return ids, weights

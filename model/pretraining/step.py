@@ -29,20 +29,25 @@ class Losses:
 
 
 def batch_loss(model: DeepseekV3ForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted negative log-likelihood divided by the number of tokens, and that of each token."""
-    ids_BT, targets_BT = batch.ids[:, :-1], batch.ids[:, 1:]
+    """Weighted negative log-likelihood divided by the number of tokens, and that of each token.
+
+    The latter is 0 for tokens of weight 0, which are left out.
+    """
+    ids_BT, targets_BT, weights_BT = batch.ids[:, :-1], batch.ids[:, 1:], batch.weights[:, 1:]
     begin: int = model.config.bos_token_id or 0
     with torch.autocast("cpu", torch.bfloat16):
         hidden_BTD = model.model(
             input_ids=ids_BT, use_cache=False, segments=segment_mask(ids_BT, begin)
         ).last_hidden_state
+    learnt_BT = weights_BT > 0
     total, nats_N = head_loss(
-        hidden_BTD.flatten(0, 1).bfloat16(),
+        hidden_BTD[learnt_BT].bfloat16(),
         model.lm_head.weight,
-        targets_BT.flatten(),
-        batch.weights[:, 1:].flatten(),
+        targets_BT[learnt_BT],
+        weights_BT[learnt_BT],
     )
-    return total / targets_BT.numel(), nats_N.view_as(targets_BT)
+    nats_BT = torch.zeros_like(weights_BT).masked_scatter(learnt_BT, nats_N)
+    return total / targets_BT.numel(), nats_BT
 
 
 def backward(
