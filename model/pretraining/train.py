@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedTokenizerFast
 
+from model.base import base_digest
 from model.pretraining.balance import ExpertLoad
 from model.pretraining.batches import BATCH_TOKENS, Sources
 from model.pretraining.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -207,10 +208,15 @@ def write_measurements(
     folder: Path, data: Path, progress: Progress, begin_from: Path | None
 ) -> None:
     """Write `pretraining.json`: the curve, and figures of the base and of what it began from."""
-    measured = {"now": asdict(measure(folder, data))}
+    written = asdict(progress) | {"now": asdict(measure(folder, data))}
     if begin_from is not None:
-        measured["begun_from"] = asdict(measure(begin_from, data))
-    written = asdict(progress) | measured
+        written["begun_from"] = asdict(measure(begin_from, data))
+        earlier = json.loads((begin_from / "pretraining.json").read_text())
+        written["earlier"] = {
+            "digest": base_digest(begin_from),
+            "tokens": earlier["tokens"],
+            "curve": earlier["curve"],
+        }
     (folder / "pretraining.json").write_text(json.dumps(written, indent=1) + "\n")
 
 

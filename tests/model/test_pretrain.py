@@ -19,6 +19,7 @@ from model.base import nano_folder
 from model.pretraining import batches, labels, train, vocabulary
 from model.pretraining.balance import sequence_balance_loss
 from model.pretraining.batches import Batch, Sources
+from model.pretraining.card import card, figure
 from model.pretraining.corpora import MIX
 from model.pretraining.fast import (
     Attention,
@@ -112,6 +113,12 @@ def test_no_expert_of_the_shipped_base_is_dead() -> None:
     shares = measured["now"]["expert_shares"]
     assert len(shares) == 5
     assert min(min(layer) for layer in shares) > 0.25 / 8
+
+
+def test_the_shipped_card_says_what_was_measured() -> None:
+    measured = json.loads((nano_folder() / "pretraining.json").read_text())
+    assert (nano_folder() / "README.md").read_text() == card(measured)
+    assert (nano_folder() / "curve.svg").read_text() == figure(measured)
 
 
 def test_no_folder_of_a_party_is_read() -> None:
