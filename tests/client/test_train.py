@@ -99,6 +99,10 @@ def make_plan(model: nn.Module) -> Callable[..., RunPlan]:
     return make
 
 
+def share(num_units: int, lora_rank: int | None = None) -> SiteShare:
+    return SiteShare(name="north", num_units=num_units, lora_rank=lora_rank)
+
+
 def make_units(num_units: int) -> list[TokenizedUnit]:
     generator = torch.Generator().manual_seed(0)
     return [
@@ -118,7 +122,7 @@ def test_the_update_is_the_change_of_the_trained_tensors(
 ) -> None:
     plan = make_plan()
     before = read_adapter(model)
-    result = train_round(model, make_units(10), plan, 10)
+    result = train_round(model, make_units(10), plan, share(10), server_round=1)
     after = read_adapter(model)
     change = after.pack(trained_only=True) - before.pack(trained_only=True)
     assert result.update.dtype == np.float32
@@ -136,7 +140,9 @@ def test_without_a_drawn_unit_the_update_is_noise_of_the_stated_size(
     model: nn.Module, make_plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "draw_units", lambda _num_units, _sample_rate: [])
-    result = train_round(model, make_units(3), make_plan(steps_per_round=1), 10)
+    result = train_round(
+        model, make_units(3), make_plan(steps_per_round=1), share(10), server_round=1
+    )
     # Learning rate 1: noise_multiplier 1.0 * clip_norm 0.1 / (sample_rate 0.5 * 10 units).
     size = len(result.update)
     assert float(result.update.std()) == pytest.approx(0.02, rel=5 / math.sqrt(2 * size))
@@ -148,9 +154,9 @@ def test_the_declared_number_of_units_is_the_denominator_and_not_the_true_one(
 ) -> None:
     plan = make_plan(noise_multiplier=1e-9, sample_rate=1.0, steps_per_round=1)
     start = read_adapter(model)
-    few = train_round(model, make_units(5), plan, 5).update
+    few = train_round(model, make_units(5), plan, share(5), server_round=1).update
     load_adapter(model, start)
-    many = train_round(model, make_units(5), plan, 50).update
+    many = train_round(model, make_units(5), plan, share(50), server_round=1).update
     np.testing.assert_allclose(few, 10 * many, rtol=1e-3, atol=1e-7)
 
 
@@ -165,7 +171,7 @@ def test_every_step_draws_and_noises_anew(
         return release(self, summed, **numbers)
 
     monkeypatch.setattr(PrivateGradients, "release", spy)
-    train_round(model, make_units(10), make_plan(steps_per_round=5), 20)
+    train_round(model, make_units(10), make_plan(steps_per_round=5), share(20), server_round=1)
     assert releases == [{"noise_multiplier": 1.0, "denominator": 10.0}] * 5
 
 
@@ -175,9 +181,15 @@ def test_training_lowers_the_loss_where_noise_allows(
     units = make_units(20)
     adam = OptimizerConfig(name="adam", learning_rate=0.1)
     numbers = {"noise_multiplier": 1e-3, "sample_rate": 1.0}
-    first = train_round(model, units, make_plan(adam, steps_per_round=1, **numbers), 20)
-    train_round(model, units, make_plan(adam, steps_per_round=30, **numbers), 20)
-    last = train_round(model, units, make_plan(adam, steps_per_round=1, **numbers), 20)
+    first = train_round(
+        model, units, make_plan(adam, steps_per_round=1, **numbers), share(20), server_round=1
+    )
+    train_round(
+        model, units, make_plan(adam, steps_per_round=30, **numbers), share(20), server_round=1
+    )
+    last = train_round(
+        model, units, make_plan(adam, steps_per_round=1, **numbers), share(20), server_round=1
+    )
     assert last.loss_local < 0.95 * first.loss_local
 
 
@@ -186,7 +198,9 @@ def test_an_update_is_scaled_down_to_the_plans_largest_norm(
     model: nn.Module, make_plan: Callable[..., RunPlan], name: str
 ) -> None:
     optimizer = OptimizerConfig(name=name, learning_rate=5.0)  # type: ignore[arg-type]
-    result = train_round(model, make_units(5), make_plan(optimizer, max_update_norm=0.25), 5)
+    result = train_round(
+        model, make_units(5), make_plan(optimizer, max_update_norm=0.25), share(5), server_round=1
+    )
     norm = np.linalg.norm(result.update.astype(np.float64))
     assert norm == pytest.approx(0.25, rel=1e-4)
     assert norm <= 0.25
@@ -196,7 +210,7 @@ def test_a_site_without_units_does_not_train(
     model: nn.Module, make_plan: Callable[..., RunPlan]
 ) -> None:
     with pytest.raises(TrainingError, match="at least one training unit"):
-        train_round(model, [], make_plan(), 10)
+        train_round(model, [], make_plan(), share(10), server_round=1)
 
 
 def test_an_optimizer_that_trains_nothing_is_found(
@@ -205,7 +219,7 @@ def test_an_optimizer_that_trains_nothing_is_found(
     other = [nn.Parameter(torch.zeros(3))]
     monkeypatch.setattr(train, "_optimizer", lambda *_: torch.optim.SGD(other, lr=1.0))
     with pytest.raises(TrainingError, match="every trained tensor to move"):
-        train_round(model, make_units(5), make_plan(), 5)
+        train_round(model, make_units(5), make_plan(), share(5), server_round=1)
 
 
 def test_weights_that_run_off_to_infinity_are_refused(
@@ -213,4 +227,10 @@ def test_weights_that_run_off_to_infinity_are_refused(
 ) -> None:
     optimizer = OptimizerConfig(name="sgd", learning_rate=3e38)
     with pytest.raises(TrainingError, match="finite"):
-        train_round(model, make_units(5), make_plan(optimizer, noise_multiplier=1e4), 5)
+        train_round(
+            model,
+            make_units(5),
+            make_plan(optimizer, noise_multiplier=1e4),
+            share(5),
+            server_round=1,
+        )
