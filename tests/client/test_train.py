@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,18 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config
 from client import train
 from client.dataset import TokenizedUnit
 from client.train import train_round
-from model.adapter import initial_adapter, inject_adapter, load_adapter, read_adapter
-from model.config import AdapterConfig, BaseRef
+from model.adapter import (
+    AdapterState,
+    adapter_specs,
+    initial_adapter,
+    inject_adapter,
+    load_adapter,
+    read_adapter,
+    set_trained,
+)
+from model.config import AdapterConfig, BaseRef, Train
+from model.factors import after_round
+from model.loss import base_of
 from model.tensors import packed_size
 from model.tokenizer import Example
 from privacy.dp.config import MechanismConfig, Unit
@@ -77,14 +88,19 @@ def model() -> nn.Module:
 @pytest.fixture
 def make_plan(model: nn.Module) -> Callable[..., RunPlan]:
     def make(
-        optimizer: OptimizerConfig | None = None, max_update_norm: float = 1e6, **changes: object
+        optimizer: OptimizerConfig | None = None,
+        max_update_norm: float = 1e6,
+        train: Train = "B",
+        **changes: object,
     ) -> RunPlan:
+        adapter = replace(ADAPTER, train=train)
+        set_trained(model, adapter_specs(base_of(model).config, adapter))
         state = read_adapter(model)
         return RunPlan(
             federation="care",
             run="first",
             base=BaseRef(name="tiny", digest="sha256:" + "0" * 64),
-            adapter=ADAPTER,
+            adapter=adapter,
             tensors=state.specs,
             initial_adapter=state.digest,
             text=TextConfig(),
@@ -204,6 +220,53 @@ def test_an_update_is_scaled_down_to_the_plans_largest_norm(
     norm = np.linalg.norm(result.update.astype(np.float64))
     assert norm == pytest.approx(0.25, rel=1e-4)
     assert norm <= 0.25
+
+
+@pytest.mark.parametrize(("server_round", "factor"), [(1, "B"), (2, "A"), (3, "B")])
+def test_the_factor_whose_turn_it_is_trains_and_the_other_stays(
+    model: nn.Module, make_plan: Callable[..., RunPlan], server_round: int, factor: str
+) -> None:
+    plan = make_plan(train="AB")
+    before = read_adapter(model)
+    result = train_round(model, make_units(10), plan, share(10), server_round=server_round)
+    after = read_adapter(model)
+    assert result.update.shape == (packed_size(plan.update_tensors(server_round)),)
+    moved = [name for name, old in before.tensors.items() if not after.tensors[name].equal(old)]
+    assert moved == [spec.name for spec in plan.tensors if f".lora_{factor}." in spec.name]
+
+
+@pytest.mark.parametrize("server_round", [1, 2])
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_a_site_of_a_lower_rank_moves_the_first_terms_only(
+    model: nn.Module, make_plan: Callable[..., RunPlan], name: str, server_round: int
+) -> None:
+    optimizer = OptimizerConfig(name=name, learning_rate=1.0)  # type: ignore[arg-type]
+    plan = replace(make_plan(optimizer, train="AB"), sites=(share(10, lora_rank=1),))
+    trained = share(10, lora_rank=1)
+    mask = plan.update_mask("north", server_round)
+    result = train_round(model, make_units(10), plan, trained, server_round=server_round)
+    assert mask is not None
+    assert mask.sum() * 2 == len(mask)
+    # To the bit, as the door asks for it.
+    assert not result.update[~mask].view(np.uint32).any()
+    assert (result.update[mask] != 0).all()
+
+
+def test_training_goes_on_from_new_factors_of_the_same_product(
+    model: nn.Module, make_plan: Callable[..., RunPlan]
+) -> None:
+    plan, units = make_plan(train="B-svd"), make_units(10)
+    train_round(model, units, plan, share(10), server_round=1)
+    tokens = torch.arange(3, 13)[None]
+    with torch.no_grad():
+        before = model(tokens).logits
+    old = read_adapter(model).pack(trained_only=False)
+    new = after_round(plan.tensors, plan.adapter, old)
+    load_adapter(model, AdapterState.unpack(plan.tensors, new))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, before, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(new, old)
+    assert train_round(model, units, plan, share(10), server_round=2).update.any()
 
 
 def test_a_site_without_units_does_not_train(
