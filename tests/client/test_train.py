@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from client import train
-from client.dataset import TokenizedUnit
+from client.dataset import MaskingStats, SiteDataset, TokenizedUnit
+from client.evaluate import _train_alone
 from client.train import train_round
 from model.adapter import (
     AdapterState,
@@ -267,6 +268,22 @@ def test_training_goes_on_from_new_factors_of_the_same_product(
         torch.testing.assert_close(model(tokens).logits, before, rtol=1e-4, atol=1e-4)
     assert not np.allclose(new, old)
     assert train_round(model, units, plan, share(10), server_round=2).update.any()
+
+
+@pytest.mark.parametrize("train", ["B", "B-svd", "AB"])
+def test_a_site_alone_goes_through_the_rounds_of_every_mode(
+    model: nn.Module, make_plan: Callable[..., RunPlan], train: Train
+) -> None:
+    plan, before = make_plan(train=train), read_adapter(model)
+    masked = MaskingStats(num_records=10, num_masked={})
+    data = SiteDataset(train=tuple(make_units(10)), held_out=(), labels=(), masking=masked)
+    _train_alone(model, data, plan, share(10), before)
+    moved = {
+        name.split(".lora_")[1][0]
+        for name, tensor in read_adapter(model).tensors.items()
+        if not tensor.equal(before.tensors[name])
+    }
+    assert moved == ({"B"} if train == "B" else {"A", "B"})
 
 
 def test_a_site_without_units_does_not_train(

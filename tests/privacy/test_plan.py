@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from model.config import AdapterConfig, TensorSpec
+from model.config import AdapterConfig, ServerOptimizerConfig, TensorSpec
 from privacy.errors import ConfigError
 from privacy.plan import RunPlan, SiteShare
 from tests.federation.world import SPECS, quiet_plan
 
 PLAN = quiet_plan("plan")
 SVD = AdapterConfig(lora_rank=2, lora_alpha=4, train="B-svd")
+ADAM = ServerOptimizerConfig(name="adam")
 BOTH = AdapterConfig(lora_rank=2, lora_alpha=4, train="AB")
 
 
@@ -34,6 +35,7 @@ def trained(spec: TensorSpec, *, is_trained: bool) -> TensorSpec:
         {"adapter": SVD},
         {"adapter": BOTH, "tensors": tuple(trained(spec, is_trained=True) for spec in SPECS)},
         {"sites": shares(None, 1, None)},
+        {"sites": shares(None, 1, None), "server_optimizer": ADAM},
     ],
 )
 def test_a_plan_of_every_mode_comes_back_from_its_canonical_form(changes: dict[str, Any]) -> None:
@@ -59,6 +61,8 @@ def test_mode_and_ranks_are_part_of_the_digest() -> None:
         ({"sites": shares(None, 2, None)}, "lora_rank of b below the adapter's 2, got 2"),
         ({"sites": shares(3, None, None)}, "lora_rank of a below the adapter's 2, got 3"),
         ({"adapter": SVD, "tensors": SPECS[1:]}, "factors A and B of every weight"),
+        ({"adapter": SVD, "server_optimizer": ADAM}, "server_optimizer mean with train 'B-svd'"),
+        ({"adapter": BOTH, "server_optimizer": ADAM}, "server_optimizer mean with train 'AB'"),
         ({"adapter": BOTH}, "factors A, B to train, got layer.lora_A.weight wrong"),
         (
             {"adapter": SVD, "tensors": tuple(trained(spec, is_trained=True) for spec in SPECS)},

@@ -350,12 +350,12 @@ def test_an_update_holds_the_factor_whose_turn_it_is(server_round: int, size: in
 
 def test_the_factor_of_another_round_does_not_leave() -> None:
     content = of_round(BOTH, 1, np.ones(8, dtype=np.float32))
-    fields = ConfigRecord({**content["reply"], "server_round": 2})
-    content["reply"] = fields
+    fields = content.config_records["reply"]
+    fields["server_round"] = 2
     with pytest.raises(ReplyRefusedError) as refused:
         read_of(BOTH, 2, content)
     assert refused.value.rule == "tensor-names"
-    content["reply"] = ConfigRecord({**fields, "manifest": wire.manifest_text(SPECS[:1])})
+    fields["manifest"] = wire.manifest_text(SPECS[:1])
     with pytest.raises(ReplyRefusedError) as refused:
         read_of(BOTH, 2, content)
     assert refused.value.rule == "tensor-shape"
