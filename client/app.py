@@ -117,7 +117,7 @@ class _Node:
         if adapter_specs(model, plan.adapter) != plan.tensors:
             raise ConfigError("expected the adapter tensors of the plan, got others from the base")
         adapted = inject_adapter(model, plan.adapter)
-        self_test(adapted)
+        self_test(adapted, rank=plan.share(config.site.name).lora_rank)
         report("masking", records=0)
 
         def progress(num_records: int) -> None:
