@@ -211,7 +211,8 @@ class Study:
 
     def _round(self, units: Sequence[TokenizedUnit], plan: RunPlan, epsilon: str) -> Packed:
         if epsilon != "inf":
-            return train_round(self.model, units, plan, len(units)).update
+            share = SiteShare(name="site", num_units=len(units))
+            return train_round(self.model, units, plan, share, server_round=1).update
         return _plain_round(self.model, units, plan)
 
     def _measure(self, party: Party) -> tuple[float, float]:

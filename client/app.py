@@ -43,17 +43,19 @@ def train(message: Message, context: Context) -> Message:
     node = _node(context)
     instruction = wire.read_instruction(message.content, "train", node.plan)
     load_adapter(node.model, AdapterState.unpack(node.plan.tensors, instruction.adapter))
-    result = train_round(node.model, node.data.train, node.plan, node.num_units)
+    server_round = instruction.server_round
+    share = node.plan.share(node.config.site.name)
+    result = train_round(node.model, node.data.train, node.plan, share, server_round=server_round)
     report("trained", loss=result.loss_local, steps=result.num_steps, seconds=result.seconds)
     _keep(context, masking=node.masking())
     metrics = {"num_steps": result.num_steps} if "num_steps" in instruction.metrics else {}
     reply = wire.Reply(
         kind="train",
         plan=node.plan.digest,
-        server_round=instruction.server_round,
-        site=node.config.site.name,
+        server_round=server_round,
+        site=share.name,
         update=result.update,
-        update_digest=packed_digest(node.plan.trained_tensors, result.update),
+        update_digest=packed_digest(node.plan.update_tensors(server_round), result.update),
         metrics=metrics,
     )
     return Message(wire.write_reply(reply, node.plan), reply_to=message)
@@ -91,11 +93,6 @@ class _Node:
     tokenizer: PreTrainedTokenizerBase
     data: dataset.SiteDataset
 
-    @property
-    def num_units(self) -> int:
-        """The declared number of units, never the true one."""
-        return self.plan.share(self.config.site.name).num_units
-
     def masking(self) -> dict[str, object]:
         """What masking did, for the site's own files."""
         stats = self.data.masking
@@ -120,7 +117,7 @@ class _Node:
         if adapter_specs(model, plan.adapter) != plan.tensors:
             raise ConfigError("expected the adapter tensors of the plan, got others from the base")
         adapted = inject_adapter(model, plan.adapter)
-        self_test(adapted)
+        self_test(adapted, rank=plan.share(config.site.name).lora_rank)
         report("masking", records=0)
 
         def progress(num_records: int) -> None:

@@ -16,12 +16,14 @@ from client.dataset import LabelledUnit, SiteDataset
 from client.progress import report
 from client.train import train_round
 from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
+from model.factors import after_round
 from model.fedopt import Moments, server_step
 from model.loss import base_of
 from model.metrics import Quality, answer_nll
 from model.metrics import evaluate as measure
+from model.tensors import add_update
 from model.tokenizer import encode
-from privacy.plan import RunPlan
+from privacy.plan import RunPlan, SiteShare
 
 
 def evaluate_all(
@@ -48,23 +50,26 @@ def evaluate_all(
     load_adapter(model, start)
     results["base"] = _quality(model, tokenizer, data, plan, "base")
     if config.evaluation.alone and start.digest == plan.initial_adapter:
-        _train_alone(model, data, plan, plan.share(config.site.name).num_units, start)
+        _train_alone(model, data, plan, plan.share(config.site.name), start)
         results["alone"] = _quality(model, tokenizer, data, plan, "alone")
     return results
 
 
 def _train_alone(
-    model: nn.Module, data: SiteDataset, plan: RunPlan, num_units: int, state: AdapterState
+    model: nn.Module, data: SiteDataset, plan: RunPlan, share: SiteShare, state: AdapterState
 ) -> None:
     """The plan's rounds with this site as the only one: its update is the mean."""
-    moments = Moments.none(state.pack(trained_only=True).size)
+    packed, moments = state.pack(trained_only=False), None
     for number in range(1, plan.rounds.num_rounds + 1):
         report("alone", round=number, num_rounds=plan.rounds.num_rounds)
-        before = state.pack(trained_only=True)
-        update = train_round(model, data.train, plan, num_units).update
+        update = train_round(model, data.train, plan, share, server_round=number).update
+        if moments is None or plan.server_optimizer.name == "mean":
+            # Where the factors take turns, updates differ in size.
+            moments = Moments.none(update.size)
         step, moments = server_step(plan.server_optimizer, update, moments)
-        state = state.with_trained(before + step)
-        load_adapter(model, state)
+        packed = add_update(plan.round_tensors(number), packed, step)
+        packed = after_round(plan.tensors, plan.adapter, packed)
+        load_adapter(model, AdapterState.unpack(plan.tensors, packed))
 
 
 def _quality(

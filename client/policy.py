@@ -13,7 +13,7 @@ from privacy.errors import (
     FederationError,
     PlanRefusedError,
 )
-from privacy.plan import RunPlan
+from privacy.plan import RunPlan, SiteShare
 
 
 class PlanRuleError(PlanRefusedError):
@@ -116,15 +116,24 @@ def check_budget(plan: RunPlan, ledger: Ledger) -> None:
 def describe(plan: RunPlan) -> str:
     """The plan in words, for the person who decides."""
     mechanism, rounds = plan.mechanism, plan.rounds
-    num_trained = sum(tensor.num_values for tensor in plan.trained_tensors)
+    in_update = [
+        sum(tensor.num_values for tensor in plan.update_tensors(number)) for number in (1, 2)
+    ]
+    trains = {
+        "B": f"trains B, {in_update[0]:,} numbers in an update",
+        "B-svd": f"trains B, factors made anew after each round, {in_update[0]:,} numbers in an"
+        " update",
+        "AB": f"trains B in odd rounds, A in even ones, {in_update[0]:,} and {in_update[1]:,}"
+        " numbers in an update",
+    }
     masked = ", ".join(name.replace("_", " ").lower() for name in plan.masking.entity_types)
     lines = [
         f"run          {plan.run}, federation {plan.federation}",
         f"plan         {plan.digest}",
-        f"sites        {', '.join(f'{s.name} ({s.num_units} units)' for s in plan.sites)}",
+        f"sites        {', '.join(_share(s) for s in plan.sites)}",
         f"base         {plan.base.name}, {plan.base.digest}",
         f"adapter      LoRA rank {plan.adapter.lora_rank} on {', '.join(plan.adapter.targets)},"
-        f" trains {plan.adapter.train}, {num_trained:,} numbers in an update",
+        f" {trains[plan.adapter.train]}",
         f"rounds       {rounds.num_rounds}, at least {rounds.min_sites} updates a round,"
         f" {rounds.deadline_s:g} s each at most",
         f"masked       {masked}",
@@ -140,3 +149,8 @@ def describe(plan: RunPlan) -> str:
         f" {', '.join(plan.exits.metrics) or 'none'}",
     ]
     return "\n".join(lines)
+
+
+def _share(share: SiteShare) -> str:
+    rank = "" if share.lora_rank is None else f", rank {share.lora_rank}"
+    return f"{share.name} ({share.num_units} units{rank})"

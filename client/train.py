@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.adapter import read_adapter, trained_parameters
+from model.adapter import read_adapter, set_trained, trained_parameters
 from model.tensors import Packed
 from privacy.dp.engine import PrivateGradients, draw_units
 from privacy.errors import TrainingError
 
 if TYPE_CHECKING:
     from client.dataset import TokenizedUnit
-    from privacy.plan import OptimizerConfig, RunPlan
+    from privacy.plan import OptimizerConfig, RunPlan, SiteShare
 
 # An update at the bound itself could fail the door's check by rounding.
 _WITHIN = 1 - 1e-6
@@ -48,20 +48,25 @@ def train_round(
     model: nn.Module,
     units: Sequence["TokenizedUnit"],
     plan: "RunPlan",
-    num_units_declared: int,
+    share: "SiteShare",
+    *,
+    server_round: int,
 ) -> TrainResult:
     """Train `plan.mechanism.steps_per_round` private steps from the adapter that is in `model`.
 
     Formal guarantee: the update is a function of the adapter before, and of as many releases of
     the Poisson-sampled Gaussian mechanism as there are steps (`privacy.dp.engine`); all else is
-    post-processing, such as the optimizer, and scaling down to the plan's largest norm.
+    post-processing, such as the optimizer, and scaling down to the plan's largest norm. Which
+    tensors train, and how many of their columns, follows from the plan and the round alone; the
+    others change in no step.
 
     Args:
       model: With the round's global adapter loaded; holds the site's own afterwards.
       units: All training units of the site.
       plan: The approved plan, which decides everything about privacy.
-      num_units_declared: The site's public number of units, the fixed denominator of its
-        gradients.
+      share: The site's part in it: its public number of units, the fixed denominator of its
+        gradients, and its rank.
+      server_round: Which round; with `AB` the factors take turns.
 
     Raises:
       TrainingError: There is nothing to train on, a tensor did not move, or a value is not finite.
@@ -73,18 +78,19 @@ def train_round(
         )
     begun = time.monotonic()
     mechanism = plan.mechanism
+    set_trained(model, plan.round_tensors(server_round))
     before = read_adapter(model).pack(trained_only=True)
     parameters = trained_parameters(model)
     optimizer = _optimizer(parameters, plan.optimizer)
     losses = []
-    with PrivateGradients(model, clip_norm=mechanism.clip_norm) as gradients:
+    with PrivateGradients(model, clip_norm=mechanism.clip_norm, rank=share.lora_rank) as gradients:
         for _ in range(mechanism.steps_per_round):
             drawn = draw_units(len(units), mechanism.sample_rate)
             summed = gradients.clipped_sum([units[index].examples for index in drawn])
             released = gradients.release(
                 summed,
                 noise_multiplier=mechanism.noise_multiplier,
-                denominator=mechanism.sample_rate * num_units_declared,
+                denominator=mechanism.sample_rate * share.num_units,
             )
             for parameter, gradient in zip(parameters, gradients.split(released), strict=True):
                 parameter.grad = gradient

@@ -28,6 +28,7 @@ from model.experts import (
     expert_weights,
     is_experts,
 )
+from model.factors import factor_of
 from model.lora import LoraLinear
 from model.tensors import Packed, pack, packed_digest, split
 
@@ -119,7 +120,7 @@ def adapter_specs(
         shapes[f"{_PREFIX}{name}.lora_A.weight"] = (num_rows, num_inputs)
         shapes[f"{_PREFIX}{name}.lora_B.weight"] = (num_outputs, num_rows)
     return tuple(
-        TensorSpec(name=name, shape=shape, trained=name.split(".lora_")[1][0] in config.train)
+        TensorSpec(name=name, shape=shape, trained=factor_of(name) in config.trained_factors)
         for name, shape in sorted(shapes.items())
     )
 
@@ -241,6 +242,18 @@ def read_adapter(model: nn.Module) -> AdapterState:
     return AdapterState(
         specs, {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
     )
+
+
+def set_trained(model: nn.Module, specs: Sequence[TensorSpec]) -> None:
+    """Have exactly the tensors train that `specs` says; nothing else of the model ever does.
+
+    Raises:
+      ValueError: The model's adapter has other tensors.
+    """
+    parameters = _adapter_parameters(model)
+    _check_specs(parameters, specs)
+    for spec in specs:
+        parameters[spec.name].requires_grad_(spec.trained)
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Target = Literal["attention", "experts", "shared"]
+Factor = Literal["A", "B"]
+Train = Literal["AB", "B", "B-svd"]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -37,15 +39,18 @@ class AdapterConfig:
       lora_dropout: Drop-out on the adapter's input while training, in [0, 1).
       targets: What is adapted, sorted: `attention` is every projection of every attention layer,
         `experts` every routed expert, `shared` every expert that sees all tokens.
-      train: `AB` trains both factors; `B` keeps A as it was drawn (FFA-LoRA, arXiv 2403.12313),
-        which makes the mean of the sites' adapters exact.
+      train: Which factors sites train; in each round one, which makes the mean of the sites'
+        products exact. `B` keeps A as it was drawn (FFA-LoRA, arXiv 2403.12313). `B-svd` trains B
+        too, and after each round the coordinator writes the same products in new factors, A with
+        orthogonal rows (FedSVD, arXiv 2505.12805). `AB` trains B in odd rounds and A in even ones
+        (RoLoRA, arXiv 2409.02346).
     """
 
     lora_rank: int
     lora_alpha: float
     lora_dropout: float = 0.0
     targets: tuple[Target, ...] = ("attention",)
-    train: Literal["AB", "B"] = "B"
+    train: Train = "B"
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no adapter."""
@@ -66,8 +71,13 @@ class AdapterConfig:
                 f"expected lora_dropout = 0 with targets other than attention, "
                 f"got {self.lora_dropout}"
             )
-        if self.train not in ("AB", "B"):
-            raise ValueError(f"expected train 'AB' or 'B', got {self.train!r}")
+        if self.train not in get_args(Train):
+            raise ValueError(f"expected train 'AB', 'B' or 'B-svd', got {self.train!r}")
+
+    @property
+    def trained_factors(self) -> tuple[Factor, ...]:
+        """The factors that train in some round."""
+        return ("A", "B") if self.train == "AB" else ("B",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +109,10 @@ class ServerOptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
-    """Name and shape of one adapter tensor (always float32), and whether sites train it."""
+    """Name and shape of one adapter tensor (always float32), and whether sites train it.
+
+    In a plan: in some round; of one round (`model.factors.round_specs`): in that one.
+    """
 
     name: str
     shape: tuple[int, ...]

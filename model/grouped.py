@@ -100,5 +100,6 @@ def _slices(bounds: list[int]) -> list[slice]:
 
 def _aligned(x: Tensor) -> bool:
     """Whether the kernel takes it: every stride but the innermost a multiple of 16 bytes."""
-    strides = [stride * x.element_size() for stride in x.stride() if stride != 1]
+    # One innermost: a single column (rank 1) has two strides of 1, and the kernel refuses it.
+    strides = [stride * x.element_size() for stride in sorted(x.stride())[1:]]
     return x.data_ptr() % _ALIGNMENT == 0 and all(s % _ALIGNMENT == 0 for s in strides)

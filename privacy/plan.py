@@ -20,6 +20,7 @@ import rfc8785
 from pydantic import TypeAdapter, ValidationError
 
 from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig, TensorSpec
+from model.factors import Mask, factor_of, factor_pairs, leading_mask, round_specs
 from privacy.dp.config import MechanismConfig
 from privacy.errors import ConfigError
 from privacy.masking.config import MaskingConfig
@@ -144,14 +145,19 @@ class SiteShare:
       num_units: Number of training units that the site has declared in public. It weights the
         site's updates and is the fixed denominator of its gradients, so that neither tells the
         true number.
+      lora_rank: The site trains the first `lora_rank` columns of each B, rows of each A, and adds
+        nothing to the others; None: all of the adapter's.
     """
 
     name: str
     num_units: int
+    lora_rank: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a share that could not be named or weighted."""
         check_name(self.name)
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"expected lora_rank >= 1 at {self.name}, got {self.lora_rank}")
         if self.num_units < 1:
             raise ValueError(f"expected num_units >= 1, got {self.num_units}")
 
@@ -166,8 +172,8 @@ class RunPlan:
       run: Name of the run.
       base: The base model, by digest.
       adapter: LoRA's numbers.
-      tensors: Every adapter tensor in canonical (sorted) order; an update holds the trained ones
-        in this order.
+      tensors: Every adapter tensor in canonical (sorted) order; an update holds those that train
+        in its round, in this order.
       initial_adapter: Digest of the adapter that round 1 starts from.
       text: How a masked record becomes tokens.
       masking: What is masked before that.
@@ -217,11 +223,57 @@ class RunPlan:
             )
         if any(size < 1 for tensor in self.tensors for size in tensor.shape):
             raise ValueError("expected tensors of positive sizes")
+        self._check_factors()
+
+    def _check_factors(self) -> None:
+        """Check what turns, new factors and ranks of sites build on; `B` alone needs nothing."""
+        lora_rank = self.adapter.lora_rank
+        for site in self.sites:
+            if site.lora_rank is not None and site.lora_rank >= lora_rank:
+                # The adapter's own rank is written as none, so that one plan has one digest.
+                raise ValueError(
+                    f"expected lora_rank of {site.name} below the adapter's {lora_rank}, "
+                    f"got {site.lora_rank}"
+                )
+        if self.adapter.train == "B" and all(site.lora_rank is None for site in self.sites):
+            return
+        if self.adapter.train != "B" and self.server_optimizer.name != "mean":
+            # Its moments belong to single values: of other factors, or of the other round's.
+            raise ValueError(
+                f"expected server_optimizer mean with train {self.adapter.train!r}, "
+                f"got {self.server_optimizer.name!r}"
+            )
+        list(factor_pairs(self.tensors, lora_rank))
+        for tensor in self.tensors:
+            if tensor.trained != (factor_of(tensor.name) in self.adapter.trained_factors):
+                raise ValueError(
+                    f"expected exactly the factors {', '.join(self.adapter.trained_factors)} to "
+                    f"train, got {tensor.name} wrong"
+                )
 
     @property
     def trained_tensors(self) -> tuple[TensorSpec, ...]:
-        """The tensors of an update, in its order."""
+        """The tensors that sites train in some round."""
         return tuple(tensor for tensor in self.tensors if tensor.trained)
+
+    def round_tensors(self, server_round: int) -> tuple[TensorSpec, ...]:
+        """Every tensor in its order, `trained` where sites train it in this round."""
+        return round_specs(self.tensors, self.adapter, server_round)
+
+    def update_tensors(self, server_round: int) -> tuple[TensorSpec, ...]:
+        """The tensors of an update of this round, in its order."""
+        return tuple(tensor for tensor in self.round_tensors(server_round) if tensor.trained)
+
+    def update_mask(self, site: str, server_round: int) -> Mask | None:
+        """Which values of its update a site may change; None: all.
+
+        Raises:
+          ConfigError: The site takes no part.
+        """
+        rank = self.share(site).lora_rank
+        if rank is None:
+            return None
+        return leading_mask(self.update_tensors(server_round), self.adapter.lora_rank, rank)
 
     def share(self, site: str) -> SiteShare:
         """The share of `site`.

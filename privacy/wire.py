@@ -7,12 +7,13 @@ missing, unknown or too many is refused by a rule with a name. The rule is all t
 learns.
 
     instruction   "instruction": ConfigRecord {version, plan, server_round, adapter_digest,
-                  manifest, metrics} "adapter": ArrayRecord {"packed": float32 (N,)}       every
-                  tensor of the plan
+                  manifest, metrics}
+                  "adapter": ArrayRecord {"packed": float32 (N,)}: every tensor of the plan
     reply         "reply": ConfigRecord {version, plan, server_round, site, update_digest,
-                  manifest, signature} "update": ArrayRecord {"packed": float32 (M,)}        the
-                  trained tensors, new minus old; `train` only "metrics": MetricRecord {key: int}
-                  `train` only, and only keys of the plan
+                  manifest, signature}
+                  "update": ArrayRecord {"packed": float32 (M,)}: the tensors that train in this
+                  round, new minus old, zero beyond the site's rank; `train` only
+                  "metrics": MetricRecord {key: int}: `train` only, and only keys of the plan
 
 A site signs (site, kind, plan, round, digest of the update, metrics), so the coordinator can show
 whose update it added and nobody else can send one.
@@ -86,8 +87,8 @@ class Reply:
       plan: As asked.
       server_round: As asked.
       site: Who replies.
-      update: New minus old adapter, float32 (M,), the trained tensors in the plan's order; None
-        for `evaluate`.
+      update: New minus old adapter, float32 (M,), the tensors that train in this round, in the
+        plan's order, zero beyond the site's rank; None for `evaluate`.
       update_digest: Digest of the update, `NO_UPDATE` for `evaluate`.
       metrics: Numbers whose keys the plan names.
       signature: Ed25519 over all of it; empty before signing.
@@ -230,7 +231,7 @@ def write_reply(reply: Reply, plan: RunPlan) -> RecordDict:
                     "server_round": reply.server_round,
                     "site": reply.site,
                     "update_digest": reply.update_digest,
-                    "manifest": manifest_text(plan.trained_tensors)
+                    "manifest": manifest_text(plan.update_tensors(reply.server_round))
                     if reply.update is not None
                     else "[]",
                     "signature": reply.signature,
@@ -254,7 +255,7 @@ def read_reply(
     Raises:
       ReplyRefusedError: With the rule that it breaks: `byte-bound`, `unexpected-records`,
         `unexpected-keys`, `wrong-plan`, `wrong-round`, `wrong-site`, `metric-keys`,
-        `tensor-names`, `tensor-shape`, `tensor-dtype`, `not-finite`, `norm-bound`,
+        `tensor-names`, `tensor-shape`, `tensor-dtype`, `not-finite`, `rank-bound`, `norm-bound`,
         `digest-mismatch`.
     """
     refuse = ReplyRefusedError
@@ -263,6 +264,7 @@ def read_reply(
         raise refuse(
             "byte-bound", f"expected at most {plan.exits.max_update_bytes} bytes, got {num_bytes}"
         )
+    tensors = plan.update_tensors(server_round)
     kinds: dict[str, type] = {"reply": ConfigRecord}
     if kind == "train":
         kinds |= {"update": ArrayRecord, "metrics": MetricRecord}
@@ -288,7 +290,7 @@ def read_reply(
         (
             "manifest",
             "tensor-names",
-            manifest_text(plan.trained_tensors) if kind == "train" else "[]",
+            manifest_text(tensors) if kind == "train" else "[]",
         ),
     ):
         if fields[name] != expected:
@@ -297,7 +299,14 @@ def read_reply(
             )
     update, metrics = None, {}
     if kind == "train":
-        update = _packed(content["update"], plan.trained_tensors, refuse)
+        update = _packed(content["update"], tensors, refuse)
+        mask = plan.update_mask(site, server_round)
+        # By their bits: a zero with a sign would carry something out.
+        if mask is not None and update[~mask].view(np.uint32).any():
+            raise refuse(
+                "rank-bound",
+                f"expected zero beyond the first {plan.share(site).lora_rank} terms of {site}",
+            )
         norm = float(np.linalg.norm(update.astype(np.float64)))
         if norm > plan.exits.max_update_norm:
             raise refuse(
@@ -305,7 +314,7 @@ def read_reply(
                 f"expected an update of norm at most {plan.exits.max_update_norm}, got {norm:.6g}",
             )
         metrics = _metrics(content["metrics"], plan, refuse)
-    digest = NO_UPDATE if update is None else packed_digest(plan.trained_tensors, update)
+    digest = NO_UPDATE if update is None else packed_digest(tensors, update)
     if fields["update_digest"] != digest:
         raise refuse("digest-mismatch", "expected an update that matches its digest")
     return Reply(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig, Target
+from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig, Target, Train
+from model.factors import round_specs
 from model.tensors import Packed, packed_size
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
@@ -59,7 +60,8 @@ class _Adapter(_Section):
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
     targets: list[Target] = ["attention"]
-    train: Literal["AB", "B"] = "B"
+    train: Train = "B"
+    site_ranks: dict[str, int] = {}
 
 
 class _Text(_Section):
@@ -165,7 +167,11 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
     shares = _shares(written, roster)
     privacy = written.privacy
     base, adapter, initial = _adapter(written, path.resolve().parent)
-    num_trained = packed_size([spec for spec in initial.specs if spec.trained])
+    # The longest update: with `AB` it is of one factor or the other.
+    num_trained = max(
+        packed_size([spec for spec in round_specs(initial.specs, adapter, number) if spec.trained])
+        for number in (1, 2)
+    )
     noise_multiplier = privacy.noise_multiplier
     try:
         # First, because the noise below is looked for over as many rounds as stand here.
@@ -219,7 +225,27 @@ def _shares(written: PlanFile, roster: Roster) -> tuple[SiteShare, ...]:
             f"expected enrolled sites, got {', '.join(missing) or 'none'}",
             hint="cloister-coordinator approve REQUEST enrols a site",
         )
-    return tuple(SiteShare(name=name, num_units=active[name]) for name in sorted(set(names)))
+    ranks = written.adapter.site_ranks
+    unknown = sorted(set(ranks) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"adapter.site_ranks: expected sites of the plan, got {', '.join(unknown)}",
+            hint="a site that is not named has the adapter's lora_rank",
+        )
+    wrong = sorted(
+        name for name, rank in ranks.items() if not 1 <= rank <= written.adapter.lora_rank
+    )
+    if wrong:
+        raise ConfigError(
+            f"adapter.site_ranks: expected 1 to lora_rank = {written.adapter.lora_rank} for "
+            f"{wrong[0]}, got {ranks[wrong[0]]}"
+        )
+    # The adapter's own rank is written as none, so that two ways to write a plan are one plan.
+    lower = {name: rank for name, rank in ranks.items() if rank < written.adapter.lora_rank}
+    return tuple(
+        SiteShare(name=name, num_units=active[name], lora_rank=lower.get(name))
+        for name in sorted(set(names))
+    )
 
 
 def _adapter(written: PlanFile, folder: Path) -> tuple[BaseRef, AdapterConfig, "AdapterState"]:
@@ -231,7 +257,7 @@ def _adapter(written: PlanFile, folder: Path) -> tuple[BaseRef, AdapterConfig, "
     base_folder = nano_folder() if written.base == "nano" else folder / written.base
     try:
         ref = BaseRef(name=base_folder.name, digest=base_digest(base_folder))
-        numbers = written.adapter.model_dump(exclude={"targets"})
+        numbers = written.adapter.model_dump(exclude={"targets", "site_ranks"})
         # Sorted, so that two ways to write a plan are one plan.
         adapter = AdapterConfig(**numbers, targets=tuple(sorted(written.adapter.targets)))
         return ref, adapter, initial_adapter(read_config(base_folder), adapter, seed=INITIAL_SEED)

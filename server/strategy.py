@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from model.factors import after_round
 from model.fedopt import Moments, server_step
 from model.tensors import Packed, add_update, packed_digest, packed_size
 from privacy import wire
@@ -58,7 +59,7 @@ def adapter_record(packed: Packed) -> ArrayRecord:
 
 
 class PlanStrategy(Strategy):
-    """Weighted federated averaging of one plan's updates.
+    """Weighted federated averaging of one plan's updates, of one factor a round.
 
     Args:
       plan: What everybody agreed to.
@@ -106,7 +107,8 @@ class PlanStrategy(Strategy):
         over, adapter = self._rounds.finished_round(server_round)
         if over:
             return (None if adapter is None else adapter_record(adapter)), None
-        mean = StreamingMean(packed_size(self._plan.trained_tensors))
+        plan = self._plan
+        mean = StreamingMean(packed_size(plan.update_tensors(server_round)))
         seen: list[str] = []
         for message in replies:
             site = self._sender(message)
@@ -120,21 +122,26 @@ class PlanStrategy(Strategy):
                 self._rounds.rejected(server_round, site, error.rule)
                 continue
             seen.append(site)
-            mean.add(reply.update, float(self._plan.share(site).num_units))
+            mean.add(
+                reply.update,
+                float(plan.share(site).num_units),
+                plan.update_mask(site, server_round),
+            )
         seconds = time.monotonic() - self._begun_s
-        if mean.num_updates < self._plan.rounds.min_sites:
+        if mean.num_updates < plan.rounds.min_sites:
             self._rounds.failed(server_round, mean.num_updates, seconds)
             return None, None
-        released = self._stepped(mean.mean())
+        released = self._stepped(server_round, mean.mean())
         self._rounds.released(server_round, released, sorted(seen), seconds)
         return adapter_record(released), None
 
-    def _stepped(self, mean: Packed) -> Packed:
+    def _stepped(self, server_round: int, mean: Packed) -> Packed:
         """The next adapter; what the server optimizer remembers is kept before it is released."""
         plan = self._plan
         if plan.server_optimizer.name == "mean":
             step, _ = server_step(plan.server_optimizer, mean, Moments.none(mean.size))
-            return add_update(plan.tensors, self._adapter, step)
+            added = add_update(plan.round_tensors(server_round), self._adapter, step)
+            return after_round(plan.tensors, plan.adapter, added)
         before = packed_digest(plan.tensors, self._adapter)
         moments = Moments.none(mean.size)
         if before != plan.initial_adapter:

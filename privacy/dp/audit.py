@@ -39,12 +39,13 @@ class SelfTest:
     num_units: int
 
 
-def self_test(model: nn.Module, *, seed: int = 0) -> SelfTest:
+def self_test(model: nn.Module, *, seed: int = 0, rank: int | None = None) -> SelfTest:
     """Check, on made-up tokens, that clipping holds and that training trains. Changes nothing.
 
     Args:
       model: As `model.adapter.inject_adapter` returns it.
       seed: Of the made-up tokens.
+      rank: As the site trains (`PrivateGradients`).
 
     Raises:
       TrainingError: Taking a unit away moves the clipped sum by more than the clipping norm or by
@@ -53,7 +54,7 @@ def self_test(model: nn.Module, *, seed: int = 0) -> SelfTest:
         no loss, or a step changes something that is not trained.
     """
     units = made_up_units(int(base_of(model).config.vocab_size), seed=seed)
-    with PrivateGradients(model, clip_norm=1.0) as gradients:
+    with PrivateGradients(model, clip_norm=1.0, rank=rank) as gradients:
         whole = gradients.clipped_sum(units)
         smallest = min(whole.norms)
         if not smallest > 0:
@@ -62,7 +63,7 @@ def self_test(model: nn.Module, *, seed: int = 0) -> SelfTest:
                 hint="the adapter is not part of the computation; load base and adapter anew",
             )
     # Half of the smallest norm: every unit is clipped, so each must count for exactly one norm.
-    with PrivateGradients(model, clip_norm=smallest / 2, max_tokens=64) as gradients:
+    with PrivateGradients(model, clip_norm=smallest / 2, max_tokens=64, rank=rank) as gradients:
         result = _check_sensitivity(gradients, units)
         _check_movement(model, gradients, units)
     return result

@@ -5,10 +5,11 @@ Poisson-sampled Gaussian mechanism under add-or-remove-one-unit, with the sample
 multiplier of their arguments, because
 
 - every unit is drawn independently of all others, by the operating system's generator;
-- what a unit adds to the sum has a norm of at most `clip_norm` over all trained tensors together,
+- what a unit adds to the sum has a norm of at most `clip_norm` over all trained values together,
   however many examples it has, and depends on nothing but that unit and the weights;
-- the noise has standard deviation `noise_multiplier * clip_norm` in every coordinate, comes from
-  the operating system's generator, and is added also when nobody was drawn;
+- the noise has standard deviation `noise_multiplier * clip_norm` in every trained coordinate,
+  comes from the operating system's generator, and is added also when nobody was drawn;
+- a coordinate that a site of a lower rank does not train is zero, whoever was drawn;
 - the result is divided by a constant, not by how many were drawn.
 
 Per-unit gradients come from the one backward pass over a microbatch (`privacy.dp.attribution`).
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from model.loss import collate, per_example_loss
 from model.tokenizer import Example
 from privacy.dp.attribution import UnitGradients, clip_factors
+from privacy.dp.leading import LeadingGradients
 from privacy.dp.separable import check_separable as check_separable
 from privacy.errors import TrainingError
 
@@ -94,7 +96,12 @@ class PrivateGradients:
     """
 
     def __init__(
-        self, model: nn.Module, *, clip_norm: float, max_tokens: int = DEFAULT_MAX_TOKENS
+        self,
+        model: nn.Module,
+        *,
+        clip_norm: float,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        rank: int | None = None,
     ) -> None:
         """Attach to `model`; `close` detaches.
 
@@ -102,8 +109,10 @@ class PrivateGradients:
           model: As `model.adapter.inject_adapter` returns it, on its device.
           clip_norm: Largest norm of a unit's contribution.
           max_tokens: Tokens, padding included, of a microbatch; does not change the guarantee.
+          rank: Only the first `rank` columns of each B and rows of each A train; None: all.
 
         Raises:
+          ValueError: `clip_norm`, `max_tokens` or `rank` is impossible.
           TrainingError: `check_separable` finds something that would void the guarantee.
         """
         if not (math.isfinite(clip_norm) and clip_norm > 0):
@@ -114,11 +123,16 @@ class PrivateGradients:
         self.model = model
         self.clip_norm = clip_norm
         self.max_tokens = max_tokens
+        self._mask_P: Tensor | None = None
+        if rank is None:
+            self._units = UnitGradients(model)
+        else:
+            leading = LeadingGradients(model, rank)
+            self._units, self._mask_P = leading, leading.mask()
         self._was_training = {module: module.training for module in model.modules()}
         model.eval()
         for module in _training_modules(model):
             module.training = True
-        self._units = UnitGradients(model)
         self.parameters = self._units.parameters
         self.num_values = sum(parameter.numel() for parameter in self.parameters)
         self._device = self.parameters[0].device
@@ -184,9 +198,17 @@ class PrivateGradients:
             )
         # float64 until the noise is in: in float32 a small sum under large noise would be rounded
         # to a grid that depends on the sum.
-        noise_P = torch.from_numpy(draw_noise(self.num_values)).to(self._device)
-        noised_P = summed.total.double() + noise_P * (noise_multiplier * self.clip_norm)
+        noised_P = summed.total.double() + self._noise() * (noise_multiplier * self.clip_norm)
         return (noised_P / denominator).float()
+
+    def _noise(self) -> Tensor:
+        """Standard normal values where something trains and zero elsewhere, float64, (P,)."""
+        if self._mask_P is None:
+            return torch.from_numpy(draw_noise(self.num_values)).to(self._device)
+        drawn = torch.from_numpy(draw_noise(int(self._mask_P.sum()))).to(self._device)
+        noise_P = torch.zeros(self.num_values, dtype=torch.float64, device=self._device)
+        noise_P[self._mask_P] = drawn
+        return noise_P
 
     def split(self, flat_P: Tensor) -> list[Tensor]:
         """A flat vector as tensors of the parameters' shapes, in the order of an update."""

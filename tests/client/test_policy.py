@@ -13,7 +13,7 @@ from client.config import (
     SiteSection,
 )
 from client.policy import PlanRuleError, check_budget, check_plan, describe
-from model.config import BaseRef
+from model.config import AdapterConfig, BaseRef
 from privacy.dp.config import Unit
 from privacy.dp.ledger import Ledger
 from privacy.masking.config import MaskingConfig
@@ -102,6 +102,20 @@ def test_the_ledger_refuses(rule: str, plan: RunPlan, tmp_path: Path) -> None:
         check_budget(plan, ledger)
     assert refused.value.rule == rule
     assert ledger.entries() == []
+
+
+def test_the_person_reads_which_factors_train_and_who_has_a_lower_rank() -> None:
+    assert "trains B, 8 numbers in an update" in describe(PLAN)
+    svd = AdapterConfig(lora_rank=2, lora_alpha=4, train="B-svd")
+    text = describe(replace(PLAN, adapter=svd))
+    assert "trains B, factors made anew after each round, 8 numbers in an update" in text
+    both = AdapterConfig(lora_rank=2, lora_alpha=4, train="AB")
+    tensors = tuple(replace(tensor, trained=True) for tensor in PLAN.tensors)
+    text = describe(replace(PLAN, adapter=both, tensors=tensors))
+    assert "trains B in odd rounds, A in even ones, 8 and 6 numbers in an update" in text
+    sites = (replace(PLAN.sites[0], lora_rank=1), *PLAN.sites[1:])
+    text = describe(replace(PLAN, sites=sites))
+    assert "a (100 units, rank 1), b (100 units), c (100 units)" in text
 
 
 def test_the_person_reads_everything_that_the_rules_look_at() -> None:

@@ -156,7 +156,7 @@ class Trainer:
         timeout_s: float,
         on_progress: Callable[[Mapping[str, object]], None],
     ) -> bytes:
-        """Answer as the real process would, with an update of `value` everywhere."""
+        """Answer as the real process would, with `value` wherever the site trains."""
         self.num_calls += 1
         (size,) = struct.unpack("!Q", request[:8])
         plan = RunPlan.parse(json.loads(request[8 : 8 + size])["plan"].encode())
@@ -165,16 +165,18 @@ class Trainer:
         server_round = int(str(fields["server_round"]))
         kind = message.metadata.message_type
         self.before(server_round)
-        update = np.full(NUM_TRAINED, self.value, dtype=np.float32) if kind == "train" else None
+        tensors, update = plan.update_tensors(server_round), None
+        if kind == "train":
+            update = np.full(packed_size(tensors), self.value, dtype=np.float32)
+            mask = plan.update_mask(self.site, server_round)
+            update = update if mask is None else update * mask
         reply = wire.Reply(
             kind=kind,  # type: ignore[arg-type]
             plan=plan.digest,
             server_round=server_round,
             site=self.site,
             update=update,
-            update_digest=wire.NO_UPDATE
-            if update is None
-            else packed_digest(plan.trained_tensors, update),
+            update_digest=wire.NO_UPDATE if update is None else packed_digest(tensors, update),
             metrics={"num_steps": 1} if kind == "train" else {},
         )
         content = self.lie(wire.write_reply(reply, plan))

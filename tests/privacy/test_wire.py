@@ -57,6 +57,12 @@ PLAN = RunPlan(
     exits=ExitConfig(max_update_norm=100.0, max_update_bytes=10_000, metrics=("num_steps",)),
     sites=(SiteShare(name="a", num_units=100),),
 )
+BOTH = dataclasses.replace(
+    PLAN,
+    adapter=AdapterConfig(lora_rank=2, lora_alpha=4, train="AB"),
+    tensors=tuple(dataclasses.replace(spec, trained=True) for spec in SPECS),
+)
+LOWER = dataclasses.replace(PLAN, sites=(SiteShare(name="a", num_units=100, lora_rank=1),))
 UPDATES = st.lists(st.floats(-30, 30, width=32, allow_nan=False), min_size=8, max_size=8).map(
     lambda values: np.array(values, dtype=np.float32)
 )
@@ -312,3 +318,57 @@ def test_a_crafted_array_header_is_a_broken_rule_and_nothing_else(header: bytes)
     with pytest.raises(ReplyRefusedError) as refused:
         wire._packed(record, specs, ReplyRefusedError)
     assert refused.value.rule == "tensor-shape"
+
+
+def of_round(plan: RunPlan, server_round: int, update: np.ndarray) -> RecordDict:
+    """A reply to a round of another plan."""
+    reply = wire.Reply(
+        kind="train",
+        plan=plan.digest,
+        server_round=server_round,
+        site="a",
+        update=update,
+        update_digest=packed_digest(plan.update_tensors(server_round), update),
+        metrics={},
+    )
+    return wire.write_reply(reply, plan)
+
+
+def read_of(plan: RunPlan, server_round: int, content: RecordDict) -> np.ndarray:
+    reply = wire.read_reply(content, kind="train", server_round=server_round, site="a", plan=plan)
+    assert reply.update is not None
+    return reply.update
+
+
+@pytest.mark.parametrize(("server_round", "size"), [(1, 8), (2, 6), (3, 8), (4, 6)])
+def test_an_update_holds_the_factor_whose_turn_it_is(server_round: int, size: int) -> None:
+    content = of_round(BOTH, server_round, np.ones(size, dtype=np.float32))
+    assert read_of(BOTH, server_round, content).shape == (size,)
+    (name,) = [spec.name for spec in BOTH.update_tensors(server_round)]
+    assert name == f"layer.lora_{'B' if size == 8 else 'A'}.weight"
+
+
+def test_the_factor_of_another_round_does_not_leave() -> None:
+    content = of_round(BOTH, 1, np.ones(8, dtype=np.float32))
+    fields = content.config_records["reply"]
+    fields["server_round"] = 2
+    with pytest.raises(ReplyRefusedError) as refused:
+        read_of(BOTH, 2, content)
+    assert refused.value.rule == "tensor-names"
+    fields["manifest"] = wire.manifest_text(SPECS[:1])
+    with pytest.raises(ReplyRefusedError) as refused:
+        read_of(BOTH, 2, content)
+    assert refused.value.rule == "tensor-shape"
+
+
+@pytest.mark.parametrize("value", [1.0, 1e-45, -0.0])
+def test_nothing_leaves_beyond_a_sites_rank_not_even_a_sign(value: float) -> None:
+    # B has four rows of two columns; a site of rank 1 trains the first column.
+    inside = np.array([1, 0] * 4, dtype=np.float32)
+    assert read_of(LOWER, 1, of_round(LOWER, 1, inside)).tolist() == inside.tolist()
+    beyond = inside.copy()
+    beyond[5] = value
+    with pytest.raises(ReplyRefusedError) as refused:
+        read_of(LOWER, 1, of_round(LOWER, 1, beyond))
+    assert refused.value.rule == "rank-bound"
+    assert read_of(PLAN, 1, of_round(PLAN, 1, beyond)).tolist() == beyond.tolist()

@@ -1,12 +1,17 @@
 """From PLAN.toml to what is adapted, and what a plan cannot ask for."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from model.config import AdapterConfig
+from model.tensors import packed_size
 from privacy.errors import ConfigError
-from server.planning import _adapter, read_plan_file
+from privacy.plan import RunPlan
+from server.config import load, template
+from server.planning import _adapter, make_plan, read_plan_file
+from server.roster import Roster
 
 REQUIRED = """
 run = "first"
@@ -33,6 +38,25 @@ def write(folder: Path, **sections: str) -> Path:
     return path
 
 
+def make(folder: Path, adapter: str) -> RunPlan:
+    """The plan of sites a, b and c."""
+    address = "127.0.0.1:9092"
+    (folder / "federation.toml").write_text(template(name="regio", address=address))
+    config = load(folder)
+    with Roster(config.roster_path) as roster:
+        for name in "abc":
+            if roster.active_site(name) is None:
+                roster.add(
+                    name,
+                    node_key=name.encode(),
+                    signing_key=name.encode() * 32,
+                    certificate_serial="1",
+                    num_units=100,
+                    at=datetime.now(UTC),
+                )
+        return make_plan(write(folder, adapter=adapter), config, roster)[0]
+
+
 def test_a_plan_adapts_attention_unless_it_says_otherwise(tmp_path: Path) -> None:
     written = read_plan_file(write(tmp_path))
     _, adapter, initial = _adapter(written, tmp_path)
@@ -48,6 +72,41 @@ def test_targets_are_sorted_and_make_the_list_of_tensors(tmp_path: Path) -> None
     places = {".self_attn.", ".mlp.experts.", ".mlp.shared_experts."}
     assert {place for place in places for s in initial.specs if place in s.name} == places
     assert {s.trained for s in initial.specs if ".lora_A." in s.name} == {False}
+
+
+@pytest.mark.parametrize("train", ["B", "B-svd", "AB"])
+def test_a_plan_says_which_factors_train(tmp_path: Path, train: str) -> None:
+    plan = make(tmp_path, f'train = "{train}"\nlora_rank = 2')
+    assert plan.adapter.train == train
+    largest = max(packed_size(plan.update_tensors(number)) for number in (1, 2))
+    assert plan.exits.max_update_bytes == 4 * largest + 65536
+
+
+def test_a_mode_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"adapter.train: .*'AB', 'B' or 'B-svd'"):
+        read_plan_file(write(tmp_path, adapter='train = "A"'))
+
+
+def test_a_site_may_have_a_lower_rank(tmp_path: Path) -> None:
+    plan = make(tmp_path, "lora_rank = 4\nsite_ranks = { a = 2, b = 4 }")
+    # The adapter's own rank is written as none.
+    assert [share.lora_rank for share in plan.sites] == [2, None, None]
+    assert plan == make(tmp_path, "lora_rank = 4\nsite_ranks = { a = 2 }")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ("{ d = 2 }", "site_ranks: expected sites of the plan, got d"),
+        ("{ a = 5 }", "site_ranks: expected 1 to lora_rank = 4 for a, got 5"),
+        ("{ a = 0 }", "site_ranks: expected 1 to lora_rank = 4 for a, got 0"),
+        ('{ a = "2" }', "adapter.site_ranks.a: Input should be a valid integer"),
+        ("2", "adapter.site_ranks: Input should be a valid dictionary"),
+    ],
+)
+def test_an_impossible_rank_of_a_site_is_refused(tmp_path: Path, ranks: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path, f"lora_rank = 4\nsite_ranks = {ranks}")
 
 
 @pytest.mark.parametrize("targets", ["[]", '["experts", "experts"]'])

@@ -25,6 +25,13 @@ def test_a_sound_model_passes(
     assert result.num_units == 5
 
 
+@pytest.mark.parametrize("train", ["B", "AB"])
+def test_a_sound_model_passes_at_a_sites_rank(make_model: MakeModel, train: str) -> None:
+    model = make_model(train=train, targets=("attention", "experts"), lora_rank=3)
+    result = self_test(model, rank=1)
+    assert 1 - TOLERANCE <= result.sensitivity <= 1 + TOLERANCE
+
+
 def test_an_adapter_that_trains_both_factors_passes_from_its_start(make_model: MakeModel) -> None:
     model = make_model(train="AB")
     with torch.no_grad():

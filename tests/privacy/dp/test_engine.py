@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model.adapter import trained_parameters
+from model.adapter import read_adapter, set_trained, trained_parameters
+from model.config import Target
+from model.factors import factor_of, leading_mask
 from model.lora import lora_pairs
 from model.loss import base_of, collate, per_example_loss
 from model.tokenizer import Example
@@ -333,3 +336,97 @@ def test_an_adapted_layer_that_takes_no_part_is_refused(
 def test_an_impossible_clipping_norm_is_refused(make_model: MakeModel, clip_norm: float) -> None:
     with pytest.raises(ValueError, match="clip_norm"):
         PrivateGradients(make_model(), clip_norm=clip_norm)
+
+
+# A site of a lower rank, and one factor a round.
+
+
+def of_round(model: nn.Module, factor: str) -> None:
+    """Have one factor train, as in a round."""
+    specs = read_adapter(model).specs
+    set_trained(model, [replace(s, trained=factor_of(s.name) == factor) for s in specs])
+
+
+def leading(model: nn.Module, rank: int) -> Tensor:
+    """Which values of an update a site of this rank trains, as the door computes it."""
+    specs = [spec for spec in read_adapter(model).specs if spec.trained]
+    return torch.from_numpy(leading_mask(specs, 3, rank))
+
+
+TARGETS: tuple[Target, ...] = ("attention", "experts")
+
+
+@pytest.mark.parametrize("max_tokens", [1, 10_000])
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("factor", ["A", "B"])
+@pytest.mark.parametrize("family", ["gpt_oss", "olmoe"])
+def test_a_lower_rank_has_the_gradients_of_the_first_terms_and_no_other(
+    make_model: MakeModel,
+    make_units: MakeUnits,
+    family: str,
+    factor: str,
+    rank: int,
+    max_tokens: int,
+) -> None:
+    model = make_model(family, train="AB", targets=TARGETS, lora_rank=3)
+    of_round(model, factor)
+    units, mask = make_units(*LENGTHS), leading(model, rank)
+    expected = [one_by_one(model, unit) * mask for unit in units]
+    with PrivateGradients(model, clip_norm=1e6, rank=rank, max_tokens=max_tokens) as gradients:
+        summed = gradients.clipped_sum(units)
+    assert summed.norms == pytest.approx([float(g.norm()) for g in expected], rel=1e-4)
+    torch.testing.assert_close(summed.total, sum(expected), rtol=1e-4, atol=1e-6)
+    assert not summed.total[~mask].any()
+
+
+@pytest.mark.parametrize("rank", [None, 1, 2])
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_taking_a_unit_away_moves_the_sum_of_a_round_by_one_clipping_norm(
+    make_model: MakeModel, make_units: MakeUnits, factor: str, rank: int | None
+) -> None:
+    model = make_model(train="AB", targets=TARGETS, lora_rank=3)
+    of_round(model, factor)
+    units, clip_norm = make_units(*LENGTHS), 1e-3
+    with PrivateGradients(model, clip_norm=clip_norm, rank=rank) as gradients:
+        whole = gradients.clipped_sum(units)
+        assert min(whole.norms) > clip_norm
+        moves = [
+            float((whole.total - gradients.clipped_sum(units[:i] + units[i + 1 :]).total).norm())
+            for i in range(len(units))
+        ]
+    # Not less either: what a site does not train takes nothing of the norm.
+    assert moves == pytest.approx([clip_norm] * len(units), rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_noise_is_where_a_site_trains_and_nowhere_else(make_model: MakeModel, factor: str) -> None:
+    model = make_model(train="AB", targets=TARGETS, lora_rank=3)
+    of_round(model, factor)
+    mask = leading(model, 2)
+    with PrivateGradients(model, clip_norm=0.5, rank=2) as gradients:
+        values = gradients.release(
+            gradients.clipped_sum([]), noise_multiplier=3.0, denominator=10.0
+        )
+    assert (values[mask] != 0).all()
+    assert not values[~mask].any()
+    num_values = int(mask.sum())
+    assert float(values[mask].std()) == pytest.approx(0.15, rel=5 / math.sqrt(2 * num_values))
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_rank_that_the_adapter_has_not_is_refused(make_model: MakeModel, rank: int) -> None:
+    model = make_model(lora_rank=3)
+    with pytest.raises(ValueError, match="expected 1 <= rank <= 3"):
+        PrivateGradients(model, clip_norm=1.0, rank=rank)
+    assert {pair.sink for pair in lora_pairs(model)} == {None}
+
+
+def test_an_adapter_of_rank_one_has_the_gradients_of_a_loop(
+    make_model: MakeModel, make_units: MakeUnits
+) -> None:
+    model = make_model("olmoe", train="AB", targets=("experts",), lora_rank=1)
+    units = make_units(*LENGTHS)
+    expected = [one_by_one(model, unit) for unit in units]
+    with PrivateGradients(model, clip_norm=1e6) as gradients:
+        summed = gradients.clipped_sum(units)
+    torch.testing.assert_close(summed.total, sum(expected), rtol=1e-4, atol=1e-6)
