@@ -7,7 +7,7 @@ text of held-out records to evaluate on. Either the whole file is read or none o
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -62,7 +62,8 @@ class MaskingStats:
 
     Attributes:
       num_records: Records read.
-      num_masked: Number of spans replaced, by entity type; every type of the plan is a key.
+      num_masked: Number of spans replaced in the fields that are used, by entity type; every type
+        of the plan is a key.
     """
 
     num_records: int
@@ -123,7 +124,9 @@ def load(
             f"expected a plan that protects each {config.data.unit}, got {plan.mechanism.unit}",
             hint="data.unit in site.toml says whom this site protects",
         )
-    masker = _Masker(Detector(plan.masking), plan.masking.entity_types)
+    # What is neither learnt nor scored is not read any further.
+    used = ("prompt", "label", plan.text.answer)
+    masker = _Masker(Detector(plan.masking), plan.masking.entity_types, used)
     train: dict[str, list[Example]] = {}
     held_out: list[LabelledUnit] = []
     labels: set[str] = set()
@@ -182,15 +185,20 @@ def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
 class _Masker:
     """Masks records and counts what it replaced; a label, which repeats, is masked once."""
 
-    def __init__(self, detector: Detector, entity_types: tuple[str, ...]) -> None:
+    def __init__(
+        self, detector: Detector, entity_types: tuple[str, ...], used: Sequence[str]
+    ) -> None:
         self._detector = detector
+        self._used = frozenset(used)
         self._labels: dict[str, tuple[str, Counter[str]]] = {}
         self.num_masked = dict.fromkeys(entity_types, 0)
 
     def mask(self, record: Record) -> dict[str, str]:
-        """The record's fields, masked."""
+        """The record's fields that are used, masked."""
         masked = {}
         for name, text in record.fields.items():
+            if name not in self._used:
+                continue
             if name == "label" and text in self._labels:
                 masked[name], counts = self._labels[text]
             else:

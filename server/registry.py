@@ -1,7 +1,7 @@
 """Released adapters by digest, each a folder that `peft` loads.
 
 Beside them, where the plan has a server optimizer with a memory, stands what that optimizer
-remembers after the newest adapter: `optimizer/<64 hex digits of its digest>.npz`.
+remembers after the newest adapter: `optimizer/<plan's digest>/<adapter's digest>.npz`.
 """
 
 import io
@@ -63,45 +63,56 @@ class Registry:
             )
         return packed
 
-    def keep_moments(self, digest: str, moments: Moments) -> None:
-        """Write what the server optimizer remembers after an adapter, before it is released.
+    def keep_moments(self, plan: str, adapter: str, moments: Moments) -> None:
+        """Write what a plan's server optimizer remembers after an adapter, before it is released.
 
-        Durable when this returns. Earlier moments go: a run never steps back.
+        Durable when this returns.
         """
-        folder = self._folder / _OPTIMIZER
-        folder.mkdir(exist_ok=True)
+        path = self._moments_path(plan, adapter)
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         np.savez(
             content,
+            adapter=np.array(adapter),
             first=moments.first,
             second=moments.second,
             num_steps=np.array(moments.num_steps),
         )
-        path = self._moments_path(digest)
         partial = path.with_suffix(".next")
         with partial.open("wb") as opened:
             opened.write(content.getvalue())
             opened.flush()
             os.fsync(opened.fileno())
         partial.replace(path)
+        # Without this a power cut could leave the adapter in the log and no moments.
+        for folder in (path.parent, path.parent.parent, self._folder):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
-    def forget_moments(self, digest: str) -> None:
-        """Remove the moments of an adapter that a newer one has replaced."""
-        self._moments_path(digest).unlink(missing_ok=True)
+    def forget_moments(self, plan: str, *, but: str) -> None:
+        """Remove a plan's moments of every adapter but the newest: a run never steps back."""
+        newest = self._moments_path(plan, but)
+        for path in newest.parent.glob("*"):
+            if path != newest:
+                path.unlink()
 
-    def load_moments(self, digest: str, size: int) -> Moments:
-        """What the server optimizer remembers after an adapter.
+    def load_moments(self, plan: str, adapter: str, size: int) -> Moments:
+        """What a plan's server optimizer remembers after an adapter.
 
         Raises:
-          VerificationError: It is missing or unreadable: a run must not go on with another step
-            than the one it would have taken.
+          VerificationError: It is missing, unreadable or another adapter's: a run must not go on
+            with another step than the one it would have taken.
         """
-        path = self._moments_path(digest)
+        path = self._moments_path(plan, adapter)
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 moments = Moments(found["first"], found["second"], int(found["num_steps"]))
-            if moments.first.shape != (size,) or moments.first.dtype != np.float64:
-                raise ValueError("another size")  # noqa: TRY301
+                is_its = str(found["adapter"]) == adapter
+            if not is_its or moments.first.shape != (size,) or moments.first.dtype != np.float64:
+                raise ValueError("another adapter's")  # noqa: TRY301
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise VerificationError(
                 f"expected the server optimizer's moments in {path}, got {type(error).__name__}",
@@ -109,5 +120,6 @@ class Registry:
             ) from error
         return moments
 
-    def _moments_path(self, digest: str) -> Path:
-        return self._folder / _OPTIMIZER / f"{digest.removeprefix('sha256:')}.npz"
+    def _moments_path(self, plan: str, adapter: str) -> Path:
+        folder = self._folder / _OPTIMIZER / plan.removeprefix("sha256:")
+        return folder / f"{adapter.removeprefix('sha256:')}.npz"

@@ -85,7 +85,6 @@ class PlanStrategy(Strategy):
         self._keys = keys
         self._rounds = rounds
         self._registry = registry
-        self._replaced: str | None = None
         self._adapter: Packed = np.empty(0, dtype=np.float32)
         self._begun_s = 0.0
 
@@ -145,15 +144,13 @@ class PlanStrategy(Strategy):
         before = packed_digest(plan.tensors, self._adapter)
         moments = Moments.none(mean.size)
         if before != plan.initial_adapter:
-            moments = self._registry.load_moments(before, mean.size)
-        if self._replaced is not None:
-            self._registry.forget_moments(self._replaced)
-        self._replaced = before
+            moments = self._registry.load_moments(plan.digest, before, mean.size)
+            self._registry.forget_moments(plan.digest, but=before)
         step, moments = server_step(plan.server_optimizer, mean, moments)
         adapter = add_update(plan.tensors, self._adapter, step)
         # A crash here leaves moments without an adapter; the round is done again and writes them
         # anew.
-        self._registry.keep_moments(packed_digest(plan.tensors, adapter), moments)
+        self._registry.keep_moments(plan.digest, packed_digest(plan.tensors, adapter), moments)
         return adapter
 
     def configure_evaluate(

@@ -440,13 +440,15 @@ def conclude(
     """Hand the log to the auditor, verify, report, and write summary.json; returns the report."""
     log = out / "log"
     shutil.copytree(coordinator / "log", log)
-    verified = _call("cloister-audit", "verify", str(log))
     results = {p.name: json.loads((p.home / "results.json").read_text()) for p in parties}
     report = out / "report.html"
     handed = [
         str(argument) for p in parties for argument in ("--results", p.home / "results.json")
     ]
-    _call("cloister-audit", "report", str(log), "--out", str(report), *handed)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        verifying = pool.submit(_call, "cloister-audit", "verify", str(log))
+        _call("cloister-audit", "report", str(log), "--out", str(report), *handed)
+        verified = verifying.result()
     summary = {
         "sites": {
             name: {

@@ -38,9 +38,9 @@ from privacy.errors import TrainingError
 _PIECE_VALUES = {"cpu": 2**18}
 _PIECE_VALUES_ELSEWHERE = 2**26
 # Of the squared sum of the rows' lengths: above the rounding of inner products in float32 of
-# `_SLACK_WIDTH` values, which grows with the root of the width.
+# `_INNER_COLUMNS` values, which came to 2.5e-7 at worst.
 _GRAM_SLACK = 1e-6
-_SLACK_WIDTH = 1024
+_INNER_COLUMNS = 256
 
 
 class Form(Enum):
@@ -192,8 +192,10 @@ class UnitGradients:
             self._squares_U += _gram_squares(kept)
             return
         for product_EUP in _products(kept):
-            norms_EU = torch.linalg.vector_norm(product_EUP, dim=2)
-            self._squares_U += norms_EU.double().square().sum(0)
+            # float64: in float32 a long gradient's norm came out 0.07 % too short, and the square
+            # of a tiny one is zero.
+            norms_EU = torch.linalg.vector_norm(product_EUP, dim=2, dtype=torch.float64)
+            self._squares_U += norms_EU.square().sum(0)
             kept.products.append(product_EUP)
         # Only the products are needed: let the rows go with the layer's activations.
         kept.narrow, kept.wide = narrow_SR[:0].clone(), wide_SW[:0].clone()
@@ -279,7 +281,6 @@ def _gram_squares(kept: _Kept) -> Tensor:
     groups = kept.groups
     counts_G = groups.counts
     starts_G = groups.ends - counts_G
-    slack = _GRAM_SLACK * max(1.0, (kept.wide.shape[1] / _SLACK_WIDTH) ** 0.5)
     squares_G = torch.zeros(len(counts_G), dtype=torch.float64, device=counts_G.device)
     # Groups of one size at a time, so that nothing is padded.
     for size in groups.sizes:
@@ -290,15 +291,29 @@ def _gram_squares(kept: _Kept) -> Tensor:
             for rows in (kept.wide, kept.narrow)
         )
         inner_HNN *= other_HNN
-        lengths_H = inner_HNN.diagonal(dim1=1, dim2=2).double().clamp_min(0).sqrt().sum(1)
-        squares_H = inner_HNN.sum((1, 2)).double().clamp_min(0) + slack * lengths_H.square()
+        lengths_H = inner_HNN.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt().sum(1)
+        squares_H = inner_HNN.sum((1, 2)).clamp_min(0) + _GRAM_SLACK * lengths_H.square()
         squares_G[groups_H] = squares_H
     return squares_G.view(groups.num_experts, groups.num_units).sum(0)
 
 
 def _inner(rows_HNW: Tensor) -> Tensor:
-    """Inner products of all pairs of rows, shape (H, N, N)."""
-    return torch.bmm(rows_HNW, rows_HNW.transpose(1, 2))
+    """Inner products of all pairs of rows, float64, shape (H, N, N).
+
+    Rows are made to have a largest value of 1 first, because the squares of tiny ones are zero in
+    float32. Products are summed in float32 over a few columns only: over ten thousand, rows of one
+    value round the same way every time, and the error grows with the width.
+    """
+    largest_HN1 = rows_HNW.abs().amax(2, keepdim=True)
+    scale_HN1 = largest_HN1.clamp_min(torch.finfo(torch.float32).tiny)
+    rows_HNW = rows_HNW / scale_HN1
+    inner_HNN = torch.zeros(
+        *rows_HNW.shape[:2], rows_HNW.shape[1], dtype=torch.float64, device=rows_HNW.device
+    )
+    for part_HNW in rows_HNW.split(_INNER_COLUMNS, dim=2):
+        inner_HNN += torch.bmm(part_HNW, part_HNW.transpose(1, 2)).double()
+    scale_HN1 = scale_HN1.double()
+    return inner_HNN * (scale_HN1 * scale_HN1.transpose(1, 2))
 
 
 def _row_units(groups: Groups) -> Tensor:

@@ -7,7 +7,8 @@ and on the very model that will be trained, and so is that the weights move: an 
 nothing would still spend budget.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from model.adapter import trained_parameters
 from model.loss import base_of
 from model.tokenizer import Example
-from privacy.dp.engine import PrivateGradients
+from privacy.dp.engine import ClippedSum, PrivateGradients
 from privacy.errors import TrainingError
 
 TOLERANCE = 1e-4
@@ -24,6 +25,8 @@ TOLERANCE = 1e-4
 # padding, microbatches and units of several records all occur.
 _SHAPES = ((20,), (6,), (10, 5, 8), (14,), (5,))
 _ANSWER_TOKENS = 3
+# Longer than any gradient.
+_NO_CLIP = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +57,10 @@ def self_test(model: nn.Module, *, seed: int = 0, rank: int | None = None) -> Se
         no loss, or a step changes something that is not trained.
     """
     units = made_up_units(int(base_of(model).config.vocab_size), seed=seed)
-    with PrivateGradients(model, clip_norm=1.0, rank=rank) as gradients:
+    with (
+        _without_dropout(model),
+        PrivateGradients(model, clip_norm=_NO_CLIP, rank=rank) as gradients,
+    ):
         whole = gradients.clipped_sum(units)
         smallest = min(whole.norms)
         if not smallest > 0:
@@ -62,8 +68,12 @@ def self_test(model: nn.Module, *, seed: int = 0, rank: int | None = None) -> Se
                 "expected every unit to have a gradient, got one without",
                 hint="the adapter is not part of the computation; load base and adapter anew",
             )
+        _check_apart(gradients, units, whole)
     # Half of the smallest norm: every unit is clipped, so each must count for exactly one norm.
-    with PrivateGradients(model, clip_norm=smallest / 2, max_tokens=64, rank=rank) as gradients:
+    with (
+        _without_dropout(model),
+        PrivateGradients(model, clip_norm=smallest / 2, max_tokens=64, rank=rank) as gradients,
+    ):
         result = _check_sensitivity(gradients, units)
         _check_movement(model, gradients, units)
     return result
@@ -82,6 +92,45 @@ def made_up_units(vocab_size: int, *, seed: int) -> list[list[Example]]:
         ]
         for lengths in _SHAPES
     ]
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """The adapter's dropout off: it is drawn anew each time, and what is compared here is not."""
+    layers = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
+    for layer, _ in layers:
+        layer.p = 0.0
+    try:
+        yield
+    finally:
+        for layer, probability in layers:
+            layer.p = probability
+
+
+def _check_apart(
+    gradients: PrivateGradients, units: Sequence[Sequence[Example]], whole: ClippedSum
+) -> None:
+    """Check that every unit has the gradient that it has alone.
+
+    Where everybody is clipped, as below, a neighbour that makes a gradient longer or shorter could
+    not be seen.
+    """
+    rest = whole.total.double()
+    for unit, together in zip(units, whole.norms, strict=True):
+        alone = gradients.clipped_sum([unit])
+        rest = rest - alone.total.double()
+        if not abs(alone.norms[0] - together) <= TOLERANCE * together:
+            raise TrainingError(
+                f"expected a unit's gradient to have the norm that it has alone, "
+                f"got {together / alone.norms[0]:.4f} of it",
+                hint="the base or the loss lets one example change another",
+            )
+    if not float(rest.norm()) <= TOLERANCE * max(whole.norms):
+        raise TrainingError(
+            "expected the sum to be that of the units' gradients alone, "
+            f"got a difference of {float(rest.norm()) / max(whole.norms):.4f} norms",
+            hint="the base or the loss lets one example change another",
+        )
 
 
 def _check_sensitivity(
@@ -129,7 +178,18 @@ def _check_movement(
         factor: {m for name, m in zip(names, moved, strict=True) if f".lora_{factor}." in name}
         for factor in ("A", "B")
     }
-    if moved_by["B"] != {True} or len(moved_by["A"]) > 1 or second.loss == first.loss:
+    # Once B has moved, every A has one.
+    stuck = [
+        name
+        for name, part in zip(names, gradients.split(second.total), strict=True)
+        if ".lora_A." in name and not part.any()
+    ]
+    if (
+        moved_by["B"] != {True}
+        or len(moved_by["A"]) > 1
+        or (moved_by["B"] and stuck)
+        or second.loss == first.loss
+    ):
         raise TrainingError(
             "expected a step to move the adapter and with it the loss, got no change",
             hint="the adapter is not part of the computation; load base and adapter anew",

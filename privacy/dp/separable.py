@@ -5,6 +5,7 @@ the weights alone. Each check here is for something that breaks it without an er
 read off is measured by `privacy.dp.audit`.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -37,20 +38,25 @@ _BIAS_FIELDS: Final = (
     "router_bias_update_rate",
     "router_bias_update_speed",
 )
+# Rotary positions whose frequencies follow the longest sequence of a batch, or that of an earlier
+# one: a long neighbour changes every shorter example.
+_COUPLED_ROPE: Final = ("dynamic", "longrope")
 
 
 def check_separable(model: nn.Module) -> None:
     """Check that one unit of a batch cannot change another's gradient, as far as can be read.
 
     Raises:
-      TrainingError: A layer mixes examples, an expert has a capacity limit, the router has a loss
-        over the batch or a bias that follows it, a tensor trains that is not the adapter's or not
-        in float32, or matrix products may be rounded to less than float32.
+      TrainingError: A layer mixes examples, positions follow the longest one, an expert has a
+        capacity limit, the router has a loss over the batch or a bias that follows it, a tensor
+        trains that is not the adapter's or not in float32, or matrix products may be rounded to
+        less than float32.
     """
     for name, module in model.named_modules():
         _check_layer(name, module)
         for holder in (module, getattr(module, "config", None)):
             _check_fields(name, holder)
+            _check_rope(name, holder)
     _check_trained(model)
     # "high" and "medium" let products of float32 be made of bfloat16 or TF32: a clipped gradient
     # could then be longer than the norm that it was clipped by.
@@ -94,6 +100,25 @@ def _check_fields(name: str, holder: Any) -> None:  # noqa: ANN401  a module or 
             if value is None or value is False or (fields is _BIAS_FIELDS and value == 0):
                 continue
             raise TrainingError(f"expected {expected}, got {field} at {name}", hint=hint)
+
+
+def _check_rope(name: str, holder: Any) -> None:  # noqa: ANN401  a module or any configuration
+    for field in ("rope_type", "rope_parameters", "rope_scaling"):
+        coupled = sorted(set(_COUPLED_ROPE) & set(_words(getattr(holder, field, None))))
+        if coupled:
+            raise TrainingError(
+                f"expected rotary positions of fixed frequencies, got {coupled[0]} at {name}",
+                hint="choose a base whose rope_type is default, linear, yarn or llama3",
+            )
+
+
+def _words(value: object) -> Iterator[str]:
+    """Every text in a setting: a name, or settings by layer type."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _words(part)
 
 
 def _check_trained(model: nn.Module) -> None:

@@ -133,15 +133,20 @@ def test_no_personal_data_is_in_what_leaves(tmp_path: Path) -> None:
         assert dataset.labels == ("call [PHONE]",)
 
 
-def test_masking_is_counted_over_all_records(tmp_path: Path) -> None:
-    dataset = load_rows(tmp_path, [row(i) for i in range(30)])
-    assert dataset.masking.num_records == 30
-    assert dataset.masking.num_masked == {
-        **dict.fromkeys(ENTITY_TYPES, 0),
-        "CREDIT_CARD": 30,
-        "DATE": 30,
-        "EMAIL": 30,
-    }
+def test_masking_is_counted_over_all_records_and_the_fields_that_are_used(tmp_path: Path) -> None:
+    for text, num_emails in (
+        (TextConfig(answer="label", max_tokens=256), 0),
+        (TextConfig(answer="completion", max_tokens=256), 30),
+    ):
+        plan = make_plan(text=text)
+        dataset = load_rows(tmp_path, [row(i) for i in range(30)], plan)
+        assert dataset.masking.num_records == 30
+        assert dataset.masking.num_masked == {
+            **dict.fromkeys(ENTITY_TYPES, 0),
+            "CREDIT_CARD": 30,
+            "DATE": 30,
+            "EMAIL": num_emails,
+        }
 
 
 def test_one_unit_in_five_is_held_out_by_the_key_alone(tmp_path: Path) -> None:

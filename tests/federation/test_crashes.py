@@ -134,7 +134,7 @@ def test_a_run_does_not_go_on_without_its_moments(trio: Federation) -> None:
 def _lose(federation: Federation, once: threading.Event) -> None:
     if not once.is_set():
         once.set()
-        for path in (federation.config.adapters_folder / "optimizer").glob("*.npz"):
+        for path in (federation.config.adapters_folder / "optimizer").rglob("*.npz"):
             path.unlink()
 
 

@@ -61,30 +61,48 @@ def moments() -> Moments:
     return Moments(np.array([1.0, -2.0]), np.array([0.5, 4.0]), 3)
 
 
+OTHER = "sha256:" + "7" * 64
+
+
 def test_moments_come_back_as_they_were(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    registry.keep_moments(PLAN.initial_adapter, moments())
-    found = registry.load_moments(PLAN.initial_adapter, 2)
+    registry.keep_moments(PLAN.digest, PLAN.initial_adapter, moments())
+    found = registry.load_moments(PLAN.digest, PLAN.initial_adapter, 2)
     np.testing.assert_array_equal(found.first, moments().first)
     np.testing.assert_array_equal(found.second, moments().second)
     assert found.num_steps == 3
-    registry.forget_moments(PLAN.initial_adapter)
+
+
+def test_only_the_newest_moments_of_a_plan_stay_and_other_plans_keep_theirs(
+    tmp_path: Path,
+) -> None:
+    registry = Registry(tmp_path)
+    for plan in (PLAN.digest, OTHER):
+        registry.keep_moments(plan, PLAN.initial_adapter, moments())
+    registry.keep_moments(PLAN.digest, OTHER, moments())
+    registry.forget_moments(PLAN.digest, but=OTHER)
+    registry.load_moments(PLAN.digest, OTHER, 2)
+    registry.load_moments(OTHER, PLAN.initial_adapter, 2)
     with pytest.raises(VerificationError, match="moments"):
-        registry.load_moments(PLAN.initial_adapter, 2)
+        registry.load_moments(PLAN.digest, PLAN.initial_adapter, 2)
 
 
 @pytest.mark.parametrize("size", [0, 10, 200])
 def test_moments_that_were_cut_short_are_refused(tmp_path: Path, size: int) -> None:
     registry = Registry(tmp_path)
-    registry.keep_moments(PLAN.initial_adapter, moments())
-    (file,) = (tmp_path / "optimizer").iterdir()
+    registry.keep_moments(PLAN.digest, OTHER, moments())
+    (file,) = (tmp_path / "optimizer").rglob("*.npz")
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(VerificationError, match="moments"):
-        registry.load_moments(PLAN.initial_adapter, 2)
+        registry.load_moments(PLAN.digest, OTHER, 2)
 
 
 def test_moments_of_another_adapter_are_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    registry.keep_moments(PLAN.initial_adapter, moments())
+    registry.keep_moments(PLAN.digest, OTHER, moments())
     with pytest.raises(VerificationError, match="moments"):
-        registry.load_moments(PLAN.initial_adapter, 3)
+        registry.load_moments(PLAN.digest, OTHER, 3)
+    (file,) = (tmp_path / "optimizer").rglob("*.npz")
+    file.rename(file.with_name(PLAN.initial_adapter.removeprefix("sha256:") + ".npz"))
+    with pytest.raises(VerificationError, match="moments"):
+        registry.load_moments(PLAN.digest, PLAN.initial_adapter, 2)

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from model.adapter import read_adapter, trained_parameters
-from model.loss import hidden_states, token_nll
+from model.loss import base_of, hidden_states, token_nll
 from privacy.dp import attribution, engine
+from privacy.dp.attribution import UnitGradients
 from privacy.dp.audit import TOLERANCE, made_up_units, self_test
+from privacy.dp.separable import check_separable
 from privacy.errors import TrainingError
 
 MakeModel = Callable[..., nn.Module]
@@ -59,21 +61,54 @@ def test_made_up_units_are_the_same_for_a_seed_and_within_the_vocabulary() -> No
     assert all(0 <= token < 50 for unit in units for e in unit for token in e.input_ids)
 
 
-def test_a_loss_averaged_over_the_batch_is_found(
+def test_a_loss_averaged_over_the_batchs_tokens_is_found(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def batch_mean(
+    def token_mean(
         model: nn.Module, input_ids: Tensor, attention_mask: Tensor, answer_mask: Tensor
     ) -> Tensor:
+        """As `model(labels=...)` has it: one mean over all tokens, shared by all examples."""
         rows, columns = answer_mask.nonzero(as_tuple=True)
         hidden = hidden_states(model, input_ids)
         nll = token_nll(model, hidden[rows, columns - 1], input_ids[rows, columns])
-        return (nll.sum() * len(input_ids) ** 2).expand(len(input_ids)) / len(rows)
+        return nll.new_zeros(len(input_ids)).index_add(0, rows, nll) / len(rows)
 
-    monkeypatch.setattr(engine, "per_example_loss", batch_mean)
-    monkeypatch.setattr(engine, "clip_factors", lambda norms, _: torch.ones_like(norms))
-    with pytest.raises(TrainingError, match="at most 1 clipping norm"):
+    monkeypatch.setattr(engine, "per_example_loss", token_mean)
+    with pytest.raises(TrainingError, match="norm that it has alone"):
         self_test(make_model())
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_positions_that_follow_the_longest_example_are_refused(
+    make_model: MakeModel, rope_type: str
+) -> None:
+    model = make_model()
+    check_separable(model)
+    base_of(model).config.rope_parameters = {"full": {"rope_type": rope_type, "factor": 2.0}}
+    with pytest.raises(TrainingError, match=f"fixed frequencies, got {rope_type}"):
+        check_separable(model)
+
+
+def test_a_factor_that_never_gets_a_gradient_is_found(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = UnitGradients.record
+
+    def lose(self: UnitGradients, parameter: nn.Parameter, narrow: Tensor, *rest: object) -> None:
+        is_first = parameter is self.parameters[0]
+        record(self, parameter, narrow * 0 if is_first else narrow, *rest)  # type: ignore[arg-type]
+
+    model = make_model(train="AB")
+    self_test(model)
+    monkeypatch.setattr(UnitGradients, "record", lose)
+    with pytest.raises(TrainingError, match="move the adapter"):
+        self_test(model)
+
+
+def test_dropout_is_off_in_the_self_test_and_back_after_it(make_model: MakeModel) -> None:
+    model = make_model(lora_dropout=0.3)
+    self_test(model)
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} >= {0.3}
 
 
 class MixesTheBatch(nn.Module):
@@ -89,7 +124,7 @@ def test_a_layer_that_mixes_examples_is_found(make_model: MakeModel) -> None:
     norm = model.get_submodule("base_model.model.model.layers.0.input_layernorm")
     mixer = MixesTheBatch()
     norm.register_forward_hook(lambda _m, _i, output: mixer(output))
-    with pytest.raises(TrainingError, match="clipping norm"):
+    with pytest.raises(TrainingError, match="norm that it has alone"):
         self_test(model)
 
 

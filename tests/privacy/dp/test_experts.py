@@ -213,6 +213,30 @@ def test_rows_that_cancel_never_count_for_more_than_the_clipping_norm() -> None:
         assert float(contributed.norm()) <= 1e-3 * (1 + 1e-4)
 
 
+def _gram_norm(narrow: Tensor, wide: Tensor) -> float:
+    ends = torch.tensor([len(narrow)], dtype=torch.int32)
+    groups = Groups(ends=ends, num_experts=1, num_units=1, num_rows=len(narrow))
+    kept = attribution._Kept(0, Form.GRAM, groups, narrow, wide, [])
+    return float(attribution._gram_squares(kept).sqrt())
+
+
+@pytest.mark.parametrize("width", [512, 2048, 14336, 28672])
+@pytest.mark.parametrize("ratio", [1.0, 1.3, 0.7071, 3.1])
+def test_constant_rows_that_cancel_are_never_measured_too_short(width: int, ratio: float) -> None:
+    """Rows of one value round the same way in every term of a sum."""
+    for size in (1e-2, 1e-3, 1e-4):
+        wide = torch.stack([torch.full((width,), 0.1), torch.full((width,), 0.1 * ratio)])
+        narrow = torch.tensor([[1.0], [-(1 + size) / ratio]])
+        exact = float((narrow.double().t() @ wide.double()).norm())
+        assert _gram_norm(narrow, wide) >= exact
+
+
+def test_rows_whose_squares_are_zero_in_float32_have_a_norm() -> None:
+    wide, narrow = torch.full((2, 64), 2e-23), torch.full((2, 4), 3e17)
+    exact = float((narrow.double().t() @ wide.double()).norm())
+    assert _gram_norm(narrow, wide) == pytest.approx(exact, rel=1e-4)
+
+
 def test_the_cheapest_form_follows_the_rows_of_a_group() -> None:
     def form(num_rows: int, num_groups: int, rank: int) -> Form:
         ends = torch.zeros(num_groups, dtype=torch.int32)
@@ -270,7 +294,7 @@ def bfloat16(request: pytest.FixtureRequest) -> Iterator[Callable[[nn.Module], n
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_with_bfloat16_activations_sums_are_float32_and_clipping_holds(
+def test_with_bfloat16_activations_sums_are_float32_and_each_share_is_clipped(
     make_model: MakeModel,
     make_units: MakeUnits,
     bfloat16: Callable[[nn.Module], nn.Module],
