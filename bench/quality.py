@@ -222,8 +222,8 @@ class Study:
 
     def _plan(self, sizes: Mapping[str, int], epsilon: str) -> RunPlan:
         recipe = self.recipe
-        # Below one over the number of units of the largest site.
-        delta = 10.0 ** -math.ceil(math.log10(2 * max(len(p.units) for p in self.parties)))
+        # Below one over the number of all units, so that it fits the pooled setting too.
+        delta = 10.0 ** -math.ceil(math.log10(2 * sum(len(p.units) for p in self.parties)))
         noise = 1.0
         if epsilon != "inf":
             noise = calibrate_noise(
