@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, pstdev
 
@@ -55,6 +55,8 @@ class Recipe:
     """What all settings have in common; the fields are those of a plan.
 
     Attributes:
+      plain_rate: Server learning rate without privacy: noise in Adam's moments shortens its steps,
+        so without noise the same rate would be far too high.
       max_test: Test rows a site, at most; 0 for all.
     """
 
@@ -66,6 +68,7 @@ class Recipe:
     sample_rate: float
     steps_per_round: int
     num_rounds: int
+    plain_rate: float = 0.02
     max_test: int = 0
 
 
@@ -199,13 +202,16 @@ class Study:
         plan = self._plan({name: len(units) for name, units in sites.items()}, epsilon)
         state = self.start
         moments = Moments.none(state.pack(trained_only=True).size)
+        server_optimizer = plan.server_optimizer
+        if epsilon == "inf":
+            server_optimizer = replace(server_optimizer, learning_rate=self.recipe.plain_rate)
         for _ in range(self.recipe.num_rounds):
             before = state.pack(trained_only=True)
             average = StreamingMean(before.size)
             for units in sites.values():
                 load_adapter(self.model, state)
                 average.add(self._round(units, plan, epsilon), float(len(units)))
-            step, moments = server_step(plan.server_optimizer, average.mean(), moments)
+            step, moments = server_step(server_optimizer, average.mean(), moments)
             state = state.with_trained(before + step)
         load_adapter(self.model, state)
 
@@ -334,6 +340,7 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
         sample_rate=arguments.sample_rate,
         steps_per_round=arguments.steps,
         num_rounds=arguments.rounds,
+        plain_rate=arguments.plain_rate,
         max_test=arguments.max_test,
     )
 

@@ -39,6 +39,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
         sample_rate=0.5,
         steps_per_round=2,
         num_rounds=2,
+        plain_rate=1.0,
     )
     study = Study(write(root / "train", 20), write(root / "test", 6), recipe)
     return study.rows(["8", "inf"], 2)
