@@ -154,7 +154,6 @@ def _add_quality(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--base", type=Path, metavar="DIR", help="a base's folder (default: the embedded one)")
     add("--rank", type=int, default=8, help="LoRA's rank (default %(default)s)")
     add("--alpha", type=float, default=16.0, help="LoRA's alpha (default %(default)s)")
-    add("--train-factors", choices=["AB", "B"], default="B", help="default %(default)s")
     add("--targets", default="attention", help="what is adapted (default %(default)s)")
     add("--max-tokens", type=int, default=32, help="a sequence (default %(default)s)")
     add("--clip-norm", type=float, default=0.3, help="of a unit (default %(default)s)")

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from client.dataset import TokenizedUnit
-from client.train import train_round
+from client.train import make_optimizer, train_round
 from model.adapter import (
     adapter_specs,
     initial_adapter,
@@ -268,8 +268,7 @@ def _plain_round(model: nn.Module, units: Sequence[TokenizedUnit], plan: RunPlan
     """The same steps as `train_round` takes, without clipping and noise."""
     before = read_adapter(model).pack(trained_only=True)
     parameters = trained_parameters(model)
-    kind = torch.optim.Adam if plan.optimizer.name == "adam" else torch.optim.SGD
-    optimizer = kind(parameters, lr=plan.optimizer.learning_rate)
+    optimizer = make_optimizer(parameters, plan.optimizer)
     mechanism = plan.mechanism
     with PrivateGradients(model, clip_norm=_NO_CLIP) as gradients:
         for _ in range(mechanism.steps_per_round):
@@ -331,7 +330,6 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
             lora_rank=arguments.rank,
             lora_alpha=arguments.alpha,
             targets=tuple(sorted(arguments.targets.split(","))),
-            train=arguments.train_factors,
         ),
         text=TextConfig(max_tokens=arguments.max_tokens),
         optimizer=OptimizerConfig(name="sgd", learning_rate=1.0),

@@ -81,7 +81,7 @@ def train_round(
     set_trained(model, plan.round_tensors(server_round))
     before = read_adapter(model).pack(trained_only=True)
     parameters = trained_parameters(model)
-    optimizer = _optimizer(parameters, plan.optimizer)
+    optimizer = make_optimizer(parameters, plan.optimizer)
     losses = []
     with PrivateGradients(model, clip_norm=mechanism.clip_norm, rank=share.lora_rank) as gradients:
         for _ in range(mechanism.steps_per_round):
@@ -109,9 +109,10 @@ def train_round(
     )
 
 
-def _optimizer(
+def make_optimizer(
     parameters: Sequence[nn.Parameter], config: "OptimizerConfig"
 ) -> torch.optim.Optimizer:
+    """The plan's optimizer, as every round begins it."""
     if config.name == "adam":
         return torch.optim.Adam(parameters, lr=config.learning_rate)
     return torch.optim.SGD(parameters, lr=config.learning_rate)

@@ -5,7 +5,6 @@ remembers after the newest adapter: `optimizer/<plan's digest>/<adapter's digest
 """
 
 import io
-import os
 import zipfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from model.config import AdapterConfig, TensorSpec
 from model.fedopt import Moments
 from model.tensors import Packed, packed_digest, read_adapter_folder, write_adapter_folder
+from privacy.durable import replace_file, sync_folder
 from privacy.errors import VerificationError
 from privacy.plan import RunPlan
 
@@ -78,19 +78,10 @@ class Registry:
             second=moments.second,
             num_steps=np.array(moments.num_steps),
         )
-        partial = path.with_suffix(".next")
-        with partial.open("wb") as opened:
-            opened.write(content.getvalue())
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(path)
+        replace_file(path, content.getvalue())
         # Without this a power cut could leave the adapter in the log and no moments.
         for folder in (path.parent, path.parent.parent, self._folder):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(folder)
 
     def forget_moments(self, plan: str, *, but: str) -> None:
         """Remove a plan's moments of every adapter but the newest: a run never steps back."""

@@ -33,6 +33,7 @@ from privacy.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoin
 from privacy.audit.entry import Entry, parse_entry, verify_entry
 from privacy.audit.keys import KeyRing, PartyKey
 from privacy.audit.merkle import Tree, leaf_hash
+from privacy.durable import replace_file
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
 
@@ -92,7 +93,7 @@ class Log:
             for party in parties:
                 self._keys.add(party)
             self._read()
-            _replace(folder / KEYS, self._keys.dump().encode())
+            replace_file(folder / KEYS, self._keys.dump().encode())
             self._sign()
         except BaseException:
             self.close()
@@ -139,7 +140,7 @@ class Log:
             if self._keys.find(party.key_id) == party:
                 return
             self._keys.add(party)
-            _replace(self.folder / KEYS, self._keys.dump().encode())
+            replace_file(self.folder / KEYS, self._keys.dump().encode())
 
     @property
     def keys(self) -> KeyRing:
@@ -233,7 +234,7 @@ class Log:
             return
         checkpoint = Checkpoint(origin=self.origin, size=self._tree.size, root=self._tree.root())
         note = sign_checkpoint(checkpoint, self._key)
-        _replace(self.folder / CHECKPOINT, note.encode())
+        replace_file(self.folder / CHECKPOINT, note.encode())
         # Not synced: a lost line of this history costs an auditor precision, not certainty.
         with (self.folder / CHECKPOINTS).open("a", encoding="utf-8") as history:
             history.write(json.dumps(note, ensure_ascii=False) + "\n")
@@ -337,13 +338,3 @@ def _write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` in the place of `path` at once: a reader sees the old file or the new one."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    beside.replace(path)

@@ -184,12 +184,7 @@ def _check_movement(
         for name, part in zip(names, gradients.split(second.total), strict=True)
         if ".lora_A." in name and not part.any()
     ]
-    if (
-        moved_by["B"] != {True}
-        or len(moved_by["A"]) > 1
-        or (moved_by["B"] and stuck)
-        or second.loss == first.loss
-    ):
+    if moved_by["B"] != {True} or len(moved_by["A"]) > 1 or stuck or second.loss == first.loss:
         raise TrainingError(
             "expected a step to move the adapter and with it the loss, got no change",
             hint="the adapter is not part of the computation; load base and adapter anew",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from privacy.dp.calibrate import Event
 from privacy.dp.config import Unit
+from privacy.durable import sync_folder
 from privacy.errors import ConfigError
 
 # "CLDP": what `file` and `PRAGMA application_id` show of a ledger.
@@ -162,7 +163,7 @@ class LedgerFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except FileExistsError:
             # Left alone: to close a file would drop the locks that SQLite holds on it here.
             pass
@@ -271,7 +272,7 @@ class LedgerFile:
                 opened.flush()
                 os.fsync(opened.fileno())
             os.replace(next_path, self._stamp_path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
 
 class Writer:
@@ -332,15 +333,6 @@ def _progress(connection: sqlite3.Connection) -> int:
     """Reservations and commits so far: grows with each, whatever their order."""
     row = connection.execute("SELECT count(*) + count(update_digest) FROM spend").fetchone()
     return int(row[0])
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new or renamed file in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _now() -> str:

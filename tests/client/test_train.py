@@ -297,7 +297,7 @@ def test_an_optimizer_that_trains_nothing_is_found(
     model: nn.Module, make_plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = [nn.Parameter(torch.zeros(3))]
-    monkeypatch.setattr(train, "_optimizer", lambda *_: torch.optim.SGD(other, lr=1.0))
+    monkeypatch.setattr(train, "make_optimizer", lambda *_: torch.optim.SGD(other, lr=1.0))
     with pytest.raises(TrainingError, match="every trained tensor to move"):
         train_round(model, make_units(5), make_plan(), share(5), server_round=1)
 
