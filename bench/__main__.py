@@ -161,6 +161,12 @@ def _add_quality(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--steps", type=int, default=1, help="steps a round (default %(default)s)")
     add("--server-rate", type=float, default=0.1, help="of server Adam (default %(default)s)")
     add("--plain-rate", type=float, default=0.02, help="the same at inf (default %(default)s)")
+    add(
+        "--decay",
+        choices=("none", "cosine"),
+        default="cosine",
+        help="of the server's rate over the rounds (default %(default)s)",
+    )
     add("--max-test", type=int, default=0, help="test rows a site, 0 for all (default)")
     _add_json(parser)
 

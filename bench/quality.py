@@ -205,13 +205,14 @@ class Study:
         server_optimizer = plan.server_optimizer
         if epsilon == "inf":
             server_optimizer = replace(server_optimizer, learning_rate=self.recipe.plain_rate)
-        for _ in range(self.recipe.num_rounds):
+        for number in range(1, self.recipe.num_rounds + 1):
             before = state.pack(trained_only=True)
             average = StreamingMean(before.size)
             for units in sites.values():
                 load_adapter(self.model, state)
                 average.add(self._round(units, plan, epsilon), float(len(units)))
-            step, moments = server_step(server_optimizer, average.mean(), moments)
+            rate = server_optimizer.rate(number, self.recipe.num_rounds)
+            step, moments = server_step(server_optimizer, average.mean(), moments, rate=rate)
             state = state.with_trained(before + step)
         load_adapter(self.model, state)
 
@@ -333,7 +334,9 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
         ),
         text=TextConfig(max_tokens=arguments.max_tokens),
         optimizer=OptimizerConfig(name="sgd", learning_rate=1.0),
-        server_optimizer=ServerOptimizerConfig(name="adam", learning_rate=arguments.server_rate),
+        server_optimizer=ServerOptimizerConfig(
+            name="adam", learning_rate=arguments.server_rate, decay=arguments.decay
+        ),
         clip_norm=arguments.clip_norm,
         sample_rate=arguments.sample_rate,
         steps_per_round=arguments.steps,

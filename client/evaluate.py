@@ -66,7 +66,8 @@ def _train_alone(
         if moments is None or plan.server_optimizer.name == "mean":
             # Where the factors take turns, updates differ in size.
             moments = Moments.none(update.size)
-        step, moments = server_step(plan.server_optimizer, update, moments)
+        rate = plan.server_optimizer.rate(number, plan.rounds.num_rounds)
+        step, moments = server_step(plan.server_optimizer, update, moments, rate=rate)
         packed = add_update(plan.round_tensors(number), packed, step)
         packed = after_round(plan.tensors, plan.adapter, packed)
         load_adapter(model, AdapterState.unpack(plan.tensors, packed))

@@ -89,12 +89,15 @@ class ServerOptimizerConfig:
       learning_rate: What the mean update is multiplied with, or Adam's step size.
       beta_1: Decay of Adam's first moment, in [0, 1).
       beta_2: Decay of Adam's second moment, in [0, 1).
+      decay: `none` keeps the learning rate, `cosine` lets it fall to nothing along half a cosine
+        over the rounds of the plan, so that the noise of the last rounds moves little.
     """
 
     name: Literal["mean", "adam"] = "mean"
     learning_rate: float = 1.0
     beta_1: float = 0.5
     beta_2: float = 0.999
+    decay: Literal["none", "cosine"] = "none"
 
     def __post_init__(self) -> None:
         """Refuse a step that goes nowhere, and moments that never settle."""
@@ -105,6 +108,19 @@ class ServerOptimizerConfig:
         for name, beta in (("beta_1", self.beta_1), ("beta_2", self.beta_2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"expected 0 <= {name} < 1, got {beta}")
+        if self.decay not in ("none", "cosine"):
+            raise ValueError(f"expected decay none or cosine, got {self.decay!r}")
+
+    def rate(self, server_round: int, num_rounds: int) -> float:
+        """The learning rate of a round.
+
+        Args:
+          server_round: From 1.
+          num_rounds: Of the plan.
+        """
+        if self.decay == "none":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * (server_round - 1) / num_rounds)) / 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

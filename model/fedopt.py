@@ -50,7 +50,7 @@ class Moments:
 
 
 def server_step(
-    config: ServerOptimizerConfig, mean_P: Packed, moments: Moments
+    config: ServerOptimizerConfig, mean_P: Packed, moments: Moments, *, rate: float
 ) -> tuple[Packed, Moments]:
     """What is added to the trained tensors, float32, shape (P,), and the moments after it.
 
@@ -58,6 +58,7 @@ def server_step(
       config: The plan's.
       mean_P: Weighted mean of the sites' updates, float32.
       moments: As the last step left them.
+      rate: The round's learning rate (`ServerOptimizerConfig.rate`).
 
     Raises:
       ValueError: Moments of another size.
@@ -66,11 +67,11 @@ def server_step(
         raise ValueError(f"expected moments of {mean_P.size} values, got {moments.first.size}")
     update_P = mean_P.astype(np.float64)
     if config.name == "mean":
-        return (config.learning_rate * update_P).astype(np.float32), moments
+        return (rate * update_P).astype(np.float32), moments
     num_steps = moments.num_steps + 1
     first_P = config.beta_1 * moments.first + (1 - config.beta_1) * update_P
     second_P = config.beta_2 * moments.second + (1 - config.beta_2) * update_P**2
     direction_P = first_P / (1 - config.beta_1**num_steps)
     scale_P = np.sqrt(second_P / (1 - config.beta_2**num_steps)) + _EPSILON
-    step_P = config.learning_rate * direction_P / scale_P
+    step_P = rate * direction_P / scale_P
     return step_P.astype(np.float32), Moments(first_P, second_P, num_steps)

@@ -95,6 +95,7 @@ class _ServerOptimizer(_Section):
     learning_rate: float = 1.0
     beta_1: float = 0.5
     beta_2: float = 0.999
+    decay: Literal["none", "cosine"] = "none"
 
 
 class _Rounds(_Section):

@@ -137,8 +137,10 @@ class PlanStrategy(Strategy):
     def _stepped(self, server_round: int, mean: Packed) -> Packed:
         """The next adapter; what the server optimizer remembers is kept before it is released."""
         plan = self._plan
+        rate = plan.server_optimizer.rate(server_round, plan.rounds.num_rounds)
         if plan.server_optimizer.name == "mean":
-            step, _ = server_step(plan.server_optimizer, mean, Moments.none(mean.size))
+            none = Moments.none(mean.size)
+            step, _ = server_step(plan.server_optimizer, mean, none, rate=rate)
             added = add_update(plan.round_tensors(server_round), self._adapter, step)
             return after_round(plan.tensors, plan.adapter, added)
         before = packed_digest(plan.tensors, self._adapter)
@@ -146,7 +148,7 @@ class PlanStrategy(Strategy):
         if before != plan.initial_adapter:
             moments = self._registry.load_moments(plan.digest, before, mean.size)
             self._registry.forget_moments(plan.digest, but=before)
-        step, moments = server_step(plan.server_optimizer, mean, moments)
+        step, moments = server_step(plan.server_optimizer, mean, moments, rate=rate)
         adapter = add_update(plan.tensors, self._adapter, step)
         # A crash here leaves moments without an adapter; the round is done again and writes them
         # anew.

@@ -106,7 +106,7 @@ def test_a_restarted_coordinator_takes_the_step_that_it_would_have_taken(
     expected, moments = INITIAL, Moments.none(NUM_TRAINED)
     for value in values:
         mean = np.full(NUM_TRAINED, value, dtype=np.float32)
-        step, moments = server_step(config, mean, moments)
+        step, moments = server_step(config, mean, moments, rate=config.learning_rate)
         expected = add_update(plan.tensors, expected, step)
     assert released == packed_digest(plan.tensors, expected)
     verify_log(trio.config.log_folder)

@@ -28,7 +28,7 @@ def test_adam_takes_the_step_of_torchs_adam(
         # torch goes against a gradient, a server along an update.
         parameter.grad = -torch.from_numpy(mean.astype(np.float64))
         theirs.step()
-        step, moments = server_step(config, mean, moments)
+        step, moments = server_step(config, mean, moments, rate=learning_rate)
         ours += step
     np.testing.assert_allclose(ours, parameter.detach().numpy(), rtol=1e-5, atol=1e-6)
     assert moments.num_steps == len(updates)
@@ -36,14 +36,36 @@ def test_adam_takes_the_step_of_torchs_adam(
 
 def test_the_mean_is_added_as_it_is_and_remembers_nothing() -> None:
     mean = np.array([1.0, -2.0], dtype=np.float32)
-    step, moments = server_step(ServerOptimizerConfig(), mean, Moments.none(2))
+    step, moments = server_step(ServerOptimizerConfig(), mean, Moments.none(2), rate=1.0)
     np.testing.assert_array_equal(step, mean)
     assert moments.num_steps == 0
 
 
+def test_a_rate_without_decay_is_the_same_in_every_round() -> None:
+    config = ServerOptimizerConfig(learning_rate=0.3)
+    assert {config.rate(number, 7) for number in range(1, 8)} == {0.3}
+
+
+@given(num_rounds=st.integers(1, 200), learning_rate=st.floats(0.001, 2.0))
+def test_a_cosine_rate_is_that_of_torchs_schedule(num_rounds: int, learning_rate: float) -> None:
+    config = ServerOptimizerConfig(learning_rate=learning_rate, decay="cosine")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_rounds)
+    for number in range(1, num_rounds + 1):
+        assert config.rate(number, num_rounds) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+def test_an_unknown_decay_is_refused() -> None:
+    with pytest.raises(ValueError, match="decay none or cosine"):
+        ServerOptimizerConfig(decay="linear")  # type: ignore[arg-type]
+
+
 def test_moments_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="moments of 2 values"):
-        server_step(ServerOptimizerConfig(), np.zeros(2, dtype=np.float32), Moments.none(3))
+        mean = np.zeros(2, dtype=np.float32)
+        server_step(ServerOptimizerConfig(), mean, Moments.none(3), rate=1.0)
 
 
 @pytest.mark.parametrize(
