@@ -6,10 +6,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import round as federated_round
 from bench.round import Row
 from privacy.errors import FederationError
+
+if TYPE_CHECKING:
+    from bench import fine_tune, quality
 
 _STEPS = {
     "dp_step": "seconds of a private training step, beside the same step without privacy",
@@ -25,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one comparison and print it; 0 on success, 1 when a side could not be measured."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.command == "quality":
+    if arguments.command in ("quality", "fine_tune"):
         return _quality(parser, arguments)
     counts = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
     if any(count < 1 for count in counts.values()):
@@ -45,34 +49,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if arguments.json:
-        content = {"machine": machine, "rows": [asdict(row) for row in found]}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _write_json(arguments, machine, found)
     return 0
 
 
 def _quality(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    from bench import quality
+    from bench import fine_tune, quality
 
     try:
         recipe = quality.recipe(arguments)
         epsilons = quality.read_epsilons(arguments.epsilon)
     except ValueError as error:
         parser.error(str(error))
+    found: list[quality.Row | fine_tune.Row] = []
     try:
         study = quality.Study(arguments.train, arguments.test, recipe, base=arguments.base)
-        rows = study.rows(epsilons, arguments.seeds)
+        machine = federated_round.machine()
+        print(machine)
+        if arguments.command == "quality":
+            for row in study.rows(epsilons, arguments.seeds):
+                print(quality.line(row), flush=True)
+                found.append(row)
+                _write_json(arguments, machine, found)
+        else:
+            for epsilon in epsilons:
+                for tuned in fine_tune.rows(study, arguments.records, epsilon):
+                    print(fine_tune.line(tuned), flush=True)
+                    found.append(tuned)
+                    _write_json(arguments, machine, found)
     except (RuntimeError, OSError, FederationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    machine = federated_round.machine()
-    print(machine)
-    for row in rows:
-        print(quality.line(row))
-    if arguments.json:
-        content = {"machine": machine, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _write_json(
+    arguments: argparse.Namespace,
+    machine: str,
+    found: "Sequence[Row | quality.Row | fine_tune.Row]",
+) -> None:
+    if arguments.json:
+        content = {"machine": machine, "rows": [asdict(row) for row in found]}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -145,11 +163,38 @@ def _add_quality(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "for public data only.",
         epilog="example: python -m bench quality --train DIR --test DIR --epsilon 8,inf --seeds 3",
     )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="runs a setting (default %(default)s)"
+    )
+    _add_recipe(parser)
+    text = "minutes, size of the adapter and accuracy of one site's fine-tuning on few records"
+    parser = commands.add_parser(
+        "fine_tune",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. Parties as for quality.",
+        epilog="example: python -m bench fine_tune --train DIR --test DIR --records 500,1000",
+    )
+    parser.add_argument(
+        "--records",
+        type=_counts,
+        default=(500, 1000),
+        help="units of each party that are trained on (default 500,1000)",
+    )
+    _add_recipe(parser)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(int(count) for count in text.split(","))
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"expected numbers of at least 1, got {text}")
+    return counts
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--train", type=Path, required=True, metavar="DIR", help="parties to train on")
     add("--test", type=Path, required=True, metavar="DIR", help="the same parties' other rows")
     add("--epsilon", default="8,inf", help="epsilons, or inf (default %(default)s)")
-    add("--seeds", type=int, default=3, help="runs a setting (default %(default)s)")
     add("--rounds", type=int, default=10, help="rounds (default %(default)s)")
     add("--base", type=Path, metavar="DIR", help="a base's folder (default: the embedded one)")
     add("--rank", type=int, default=8, help="LoRA's rank (default %(default)s)")

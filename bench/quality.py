@@ -166,10 +166,10 @@ class Study:
         self.start = initial_adapter(model.config, recipe.adapter, seed=0)
         self.model: nn.Module = inject_adapter(model, recipe.adapter)
 
-    def rows(self, epsilons: Sequence[str], num_seeds: int) -> list[Row]:
+    def rows(self, epsilons: Sequence[str], num_seeds: int) -> Iterator[Row]:
         """All settings at all epsilons; the base once."""
-        load_adapter(self.model, self.start)
-        found = [_row("base", "inf", [{p.name: self._measure(p) for p in self.parties}])]
+        self.forget()
+        yield _row("base", "inf", [{p.name: self.measure(p) for p in self.parties}])
         for epsilon in epsilons:
             for setting in ("alone", "pooled", "federated"):
                 begun = time.monotonic()
@@ -177,27 +177,30 @@ class Study:
                 for seed in range(num_seeds):
                     torch.manual_seed(seed)
                     seeds.append(getattr(self, f"_{setting}")(epsilon))
-                found.append(_row(setting, epsilon, seeds))
-                _say(f"{line(found[-1])}  {time.monotonic() - begun:.0f} s")
-        return found
+                _say(f"{setting} at epsilon {epsilon}: {time.monotonic() - begun:.0f} s")
+                yield _row(setting, epsilon, seeds)
 
     def _alone(self, epsilon: str) -> dict[str, tuple[float, float]]:
         measured = {}
         for party in self.parties:
-            self._federate({party.name: party.units}, epsilon)
-            measured[party.name] = self._measure(party)
+            self.train({party.name: party.units}, epsilon)
+            measured[party.name] = self.measure(party)
         return measured
 
     def _pooled(self, epsilon: str) -> dict[str, tuple[float, float]]:
         units = [unit for party in self.parties for unit in party.units]
-        self._federate({"pooled": units}, epsilon)
-        return {party.name: self._measure(party) for party in self.parties}
+        self.train({"pooled": units}, epsilon)
+        return {party.name: self.measure(party) for party in self.parties}
 
     def _federated(self, epsilon: str) -> dict[str, tuple[float, float]]:
-        self._federate({party.name: party.units for party in self.parties}, epsilon)
-        return {party.name: self._measure(party) for party in self.parties}
+        self.train({party.name: party.units for party in self.parties}, epsilon)
+        return {party.name: self.measure(party) for party in self.parties}
 
-    def _federate(self, sites: Mapping[str, Sequence[TokenizedUnit]], epsilon: str) -> None:
+    def forget(self) -> None:
+        """Back to the base."""
+        load_adapter(self.model, self.start)
+
+    def train(self, sites: Mapping[str, Sequence[TokenizedUnit]], epsilon: str) -> None:
         """All rounds among these sites, one or many; leaves the model with the last adapter."""
         plan = self._plan({name: len(units) for name, units in sites.items()}, epsilon)
         state = self.start
@@ -222,7 +225,8 @@ class Study:
             return train_round(self.model, units, plan, share, server_round=1).update
         return _plain_round(self.model, units, plan)
 
-    def _measure(self, party: Party) -> tuple[float, float]:
+    def measure(self, party: Party) -> tuple[float, float]:
+        """Held-out label loss and accuracy of the model as it is."""
         self.model.eval()
         quality = evaluate(self.model, self.tokenizer, party.test, party.labels, self.recipe.text)
         return quality.loss, quality.accuracy
@@ -324,7 +328,7 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
     Raises:
       ValueError: A number that no recipe can have.
     """
-    if arguments.seeds < 1 or arguments.rounds < 1 or arguments.steps < 1:
+    if getattr(arguments, "seeds", 1) < 1 or arguments.rounds < 1 or arguments.steps < 1:
         raise ValueError("expected at least one seed, round and step")
     return Recipe(
         adapter=AdapterConfig(

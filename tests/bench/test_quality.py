@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import fine_tune
 from bench.quality import Recipe, Row, Study
 from model.config import AdapterConfig, ServerOptimizerConfig
 from privacy.plan import OptimizerConfig, TextConfig
@@ -28,7 +29,7 @@ def write(folder: Path, num_rows: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     root = tmp_path_factory.mktemp("parties")
     recipe = Recipe(
         adapter=AdapterConfig(lora_rank=2, lora_alpha=8.0),
@@ -41,8 +42,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
         num_rounds=2,
         plain_rate=1.0,
     )
-    study = Study(write(root / "train", 20), write(root / "test", 6), recipe)
-    return study.rows(["8", "inf"], 2)
+    return Study(write(root / "train", 20), write(root / "test", 6), recipe)
+
+
+@pytest.fixture(scope="module")
+def rows(study: Study) -> list[Row]:
+    return list(study.rows(["8", "inf"], 2))
 
 
 def test_every_setting_is_measured_at_every_epsilon(rows: list[Row]) -> None:
@@ -62,6 +67,22 @@ def test_training_without_noise_learns_what_the_base_did_not_know(rows: list[Row
     for row in trained:
         if row.epsilon == "inf":
             assert row.loss < base.loss
+
+
+def test_fine_tuning_is_measured_for_each_party_and_number_of_records(study: Study) -> None:
+    tuned = list(fine_tune.rows(study, (6, 12), "inf"))
+    assert [(row.case, row.records) for row in tuned] == [
+        (name, count) for name in ("desk", "ward") for count in (6, 12)
+    ]
+    for row in tuned:
+        assert 0 < row.adapter_mb < 8
+        assert row.minutes > 0
+        assert row.loss < row.loss_before
+
+
+def test_more_records_than_any_party_has_are_refused(study: Study) -> None:
+    with pytest.raises(RuntimeError, match="at least 1000 units"):
+        list(fine_tune.rows(study, (1000,), "inf"))
 
 
 def test_folders_without_a_common_party_are_refused(tmp_path: Path) -> None:
