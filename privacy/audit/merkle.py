@@ -25,7 +25,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def _split(size: int) -> int:
+def split(size: int) -> int:
     """The largest power of two smaller than `size`: how many leaves the left child holds."""
     return 1 << ((size - 1).bit_length() - 1)
 
@@ -94,7 +94,7 @@ class Tree:
         path = []
         begin, end = 0, size
         while end - begin > 1:
-            middle = begin + _split(end - begin)
+            middle = begin + split(end - begin)
             if index < middle:
                 path.append(self._range(middle, end))
                 end = middle
@@ -115,7 +115,7 @@ class Tree:
         path = []
         begin, end = 0, new_size
         while end != old_size:
-            middle = begin + _split(end - begin)
+            middle = begin + split(end - begin)
             if old_size <= middle:
                 path.append(self._range(middle, end))
                 end = middle
@@ -135,7 +135,7 @@ class Tree:
         if size & (size - 1) == 0:
             level = size.bit_length() - 1
             return self.hashes(level, begin >> level, (begin >> level) + 1)
-        middle = begin + _split(size)
+        middle = begin + split(size)
         return node_hash(self._range(begin, middle), self._range(middle, end))
 
 

@@ -20,20 +20,32 @@ compare with a checkpoint that another party kept.
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import rfc8785
 
-from privacy.audit.checkpoint import Checkpoint, open_checkpoint
+from privacy.audit.checkpoint import Checkpoint, log_key, open_checkpoint, parse_checkpoint
 from privacy.audit.entry import Entry, Event, parse_entry
 from privacy.audit.keys import KeyRing, Role
-from privacy.audit.log import CHECKPOINT, CHECKPOINTS, ENTRIES, KEYS, check_sequence, check_signer
-from privacy.audit.merkle import Tree, leaf_hash
+from privacy.audit.log import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    COSIGNED,
+    ENTRIES,
+    KEYS,
+    check_sequence,
+    check_signer,
+)
+from privacy.audit.merkle import Edge, leaf_hash
+from privacy.audit.note import Note
+from privacy.audit.policy import Cosigned, Policy
+from privacy.audit.store import read_lines
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.plan import RunPlan
@@ -80,62 +92,222 @@ class VerifiedLog:
     num_checkpoints: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedLog:
+    """What is known of a log after every entry checked out.
+
+    Attributes:
+      checkpoint: What its operator signed.
+      keys: The keys that were used.
+      keys_from_log: The keys came with the log, so they prove only that it is consistent in
+        itself.
+      plans: Every plan that was offered, by digest.
+      num_checkpoints: How many older checkpoints were compared as well.
+      cosigned: The checkpoint that the policy's witnesses cosigned; None without a policy.
+    """
+
+    checkpoint: Checkpoint
+    keys: KeyRing
+    keys_from_log: bool
+    plans: Mapping[str, RunPlan]
+    num_checkpoints: int
+    cosigned: Cosigned | None
+
+
+Visitor = Callable[[int, Entry], None]
+
+
 def verify_log(
-    folder: Path, keys: KeyRing | None = None, *, accountant: Accountant = calibrate.epsilon
+    folder: Path,
+    keys: KeyRing | None = None,
+    *,
+    policy: Policy | None = None,
+    accountant: Accountant = calibrate.epsilon,
 ) -> VerifiedLog:
-    """Check the log in `folder`.
+    """Check the log in `folder` and return it with all its entries; see `check_log`."""
+    entries: list[Entry] = []
+    checked = check_log(
+        folder,
+        keys,
+        policy=policy,
+        accountant=accountant,
+        visit=lambda _, entry: entries.append(entry),
+    )
+    return VerifiedLog(
+        checkpoint=checked.checkpoint,
+        entries=tuple(entries),
+        keys=checked.keys,
+        keys_from_log=checked.keys_from_log,
+        plans=checked.plans,
+        num_checkpoints=checked.num_checkpoints,
+    )
+
+
+def check_log(
+    folder: Path,
+    keys: KeyRing | None = None,
+    *,
+    policy: Policy | None = None,
+    accountant: Accountant = calibrate.epsilon,
+    visit: Visitor = lambda index, entry: None,
+) -> CheckedLog:
+    """Check the log in `folder`, one entry in memory at a time.
 
     Args:
       folder: As `privacy.audit.log` writes it.
       keys: The parties' public keys; by default those that lie with the log.
+      policy: Whose cosignatures the log must have; by default nobody's.
       accountant: Recomputes epsilon of releases at a delta.
+      visit: Gets each entry and its number once it checked out.
 
     Raises:
       TamperError: Entries are not those that were signed for.
-      VerificationError: An entry is not its signer's, or does not follow from the earlier ones.
-        Both name the first wrong entry in `entry`.
+      VerificationError: An entry is not its signer's, or does not follow from the earlier ones,
+        or too few witnesses cosigned. It names the first wrong entry in `entry`.
       ConfigError: The folder holds no log, or the keys cannot be read.
     """
     keys_from_log = keys is None
     if keys is None:
         keys = KeyRing.load(folder / KEYS)
-    roots, checkpoint, lines, uncovered = _read_log(folder, keys)
-    tree = Tree()
+    try:
+        # In the order opposite to that of writing, so a log may grow meanwhile.
+        history = _read_history(folder, keys)
+        checkpoint = _open(_read_text(folder / CHECKPOINT), keys)
+        cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
+        roots = _compare_checkpoints(history, checkpoint)
+        if cosigned is not None:
+            _add_cosigned(roots, cosigned.checkpoint, checkpoint)
+        plans = _check_entries(folder, keys, checkpoint, roots, accountant, visit)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a log in {folder}: {error.filename}: {error.strerror}"
+        ) from None
+    if cosigned is not None and cosigned.checkpoint.size < checkpoint.size:
+        first = cosigned.checkpoint.size
+        raise VerificationError(
+            f"entry {first} is not cosigned: the quorum cosigned {first} of"
+            f" {checkpoint.size} entries",
+            hint="have the witnesses cosign the newest checkpoint, and copy the log again",
+            entry=first,
+        )
+    return CheckedLog(
+        checkpoint=checkpoint,
+        keys=keys,
+        keys_from_log=keys_from_log,
+        plans=plans,
+        num_checkpoints=len(roots),
+        cosigned=cosigned,
+    )
+
+
+def _check_entries(
+    folder: Path,
+    keys: KeyRing,
+    checkpoint: Checkpoint,
+    roots: Mapping[int, bytes],
+    accountant: Accountant,
+    visit: Visitor,
+) -> Mapping[str, RunPlan]:
+    edge = Edge()
     rules = Rules(keys, accountant)
     sequences: dict[str, int] = {}
-    entries: list[Entry] = []
     good_size = 0
-    for index, line in enumerate(lines):
-        entry = None
+    lines = read_lines(folder / ENTRIES)
+    while edge.size < checkpoint.size:
+        index, entry = edge.size, None
         try:
+            line = next(lines, None)
+            if line is None:
+                raise TamperError(
+                    f"entry {index} is missing: the checkpoint signs for {checkpoint.size}"
+                    f" entries, the log holds {index}",
+                    hint="ask the other parties for their copies of the log",
+                )
             entry = parse_entry(line)
             check_signer(entry, keys)
-            tree.append(leaf_hash(line))
-            if tree.size in roots:
-                _check_root(tree, roots[tree.size], good_size)
-                good_size = tree.size
+            edge.append(leaf_hash(line))
+            if edge.size in roots:
+                _check_root(edge, roots[edge.size], good_size)
+                good_size = edge.size
             check_sequence(entry, sequences)
             rules.check(entry, index)
         except VerificationError as error:
             raise _placed(error, index, entry) from None
-        entries.append(entry)
-    if tree.size < checkpoint.size:
+        visit(index, entry)
+    _check_end(folder, keys, checkpoint.size, lines)
+    return rules.plans
+
+
+def _check_end(folder: Path, keys: KeyRing, size: int, lines: Iterator[bytes]) -> None:
+    """Check that no entry stands behind the newest checkpoint.
+
+    Raises:
+      TamperError: One does, and no writer is about to sign for it.
+    """
+    num_lines = size + sum(1 for _ in lines)
+    with (folder / ENTRIES).open("rb") as opened:
+        opened.seek(0, os.SEEK_END)
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+            num_lines += opened.read(1) != b"\n"
+    if num_lines <= size:
+        return
+    later = _open(_read_text(folder / CHECKPOINT), keys)
+    deadline = time.monotonic() + _SIGNING_S
+    while later.size < num_lines and time.monotonic() < deadline:
+        # The writer may be between an entry and its checkpoint right now.
+        threading.Event().wait(0.05)
+        later = _open(_read_text(folder / CHECKPOINT), keys)
+    if later.size < num_lines:
         raise TamperError(
-            f"entry {tree.size} is missing: the checkpoint signs for {checkpoint.size} entries,"
-            f" the log holds {tree.size}",
-            hint="ask the other parties for their copies of the log",
-            entry=tree.size,
+            f"entry {later.size} is not signed for: the newest checkpoint ends before it",
+            hint="if the coordinator was killed, start it once: it drops or signs its end",
+            entry=later.size,
         )
-    if uncovered is not None:
-        raise uncovered
-    return VerifiedLog(
-        checkpoint=checkpoint,
-        entries=tuple(entries),
-        keys=keys,
-        keys_from_log=keys_from_log,
-        plans=rules.plans,
-        num_checkpoints=len(roots),
-    )
+
+
+def _read_cosigned(folder: Path, policy: Policy, keys: KeyRing) -> Cosigned:
+    """The newest checkpoint that the policy believes."""
+    found: Cosigned | None = None
+    problem: VerificationError | None = None
+    for name in (COSIGNED, CHECKPOINT):
+        if not (folder / name).exists():
+            continue
+        note = _read_text(folder / name)
+        origin = parse_checkpoint(Note.parse(note).text).origin
+        logs = [log_key(origin, key.public_key) for key in keys.coordinator_keys()]
+        try:
+            this = policy.check(note, () if policy.logs else logs)
+        except VerificationError as error:
+            problem = problem or error
+            continue
+        if found is None or this.checkpoint.size > found.checkpoint.size:
+            found = this
+    if found is None:
+        raise problem or VerificationError(f"expected a checkpoint in {folder}, got none")
+    return found
+
+
+def _add_cosigned(roots: dict[int, bytes], cosigned: Checkpoint, newest: Checkpoint) -> None:
+    """Have the entries compared with what the witnesses saw, too.
+
+    Raises:
+      TamperError: The witnesses saw another log.
+    """
+    if cosigned.origin != newest.origin:
+        raise TamperError(f"the witnesses cosigned another log, {cosigned.origin!r}")
+    if cosigned.size > newest.size:
+        raise TamperError(
+            f"entry {newest.size} is missing: witnesses cosigned {cosigned.size} entries, the"
+            f" newest checkpoint signs for {newest.size}",
+            hint="ask the witnesses for their copies of the checkpoint",
+            entry=newest.size,
+        )
+    if cosigned.size and roots.setdefault(cosigned.size, cosigned.root) != cosigned.root:
+        raise TamperError(
+            f"the log's operator signed two different logs of {cosigned.size} entries",
+            hint="keep both checkpoints: together they prove the fork",
+        )
 
 
 def _placed(error: VerificationError, index: int, entry: Entry | None) -> VerificationError:
@@ -147,7 +319,7 @@ def _placed(error: VerificationError, index: int, entry: Entry | None) -> Verifi
     return type(error)(f"entry {where}{what}: {error}", hint=error.hint, entry=where)
 
 
-def _check_root(tree: Tree, root: bytes, good_size: int) -> None:
+def _check_root(tree: Edge, root: bytes, good_size: int) -> None:
     if tree.root() == root:
         return
     first, last = good_size, tree.size - 1
@@ -158,40 +330,6 @@ def _check_root(tree: Tree, root: bytes, good_size: int) -> None:
         hint="ask the other parties for their copies of the log",
         entry=first,
     )
-
-
-def _read_log(
-    folder: Path, keys: KeyRing
-) -> tuple[dict[int, bytes], Checkpoint, list[bytes], TamperError | None]:
-    """Older roots by size, the newest checkpoint, the lines it signs for, and what is beyond.
-
-    Read in the order opposite to that of writing, so a log may grow meanwhile.
-    """
-    try:
-        uncovered = None
-        history = _read_history(folder, keys)
-        checkpoint = _open(_read_text(folder / CHECKPOINT), keys)
-        content = (folder / ENTRIES).read_bytes()
-        num_lines = content.count(b"\n") + bool(content and not content.endswith(b"\n"))
-        if num_lines > checkpoint.size:
-            later = _open(_read_text(folder / CHECKPOINT), keys)
-            deadline = time.monotonic() + _SIGNING_S
-            while later.size < num_lines and time.monotonic() < deadline:
-                # The writer may be between an entry and its checkpoint right now.
-                threading.Event().wait(0.05)
-                later = _open(_read_text(folder / CHECKPOINT), keys)
-            if later.size < num_lines:
-                uncovered = TamperError(
-                    f"entry {later.size} is not signed for: the newest checkpoint ends before it",
-                    hint="if the coordinator was killed, start it once: it drops or signs its end",
-                    entry=later.size,
-                )
-    except OSError as error:
-        raise ConfigError(
-            f"expected a log in {folder}: {error.filename}: {error.strerror}"
-        ) from None
-    roots = _compare_checkpoints(history, checkpoint)
-    return roots, checkpoint, content.split(b"\n")[:-1][: checkpoint.size], uncovered
 
 
 def _read_text(path: Path) -> str:
