@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command == "quality":
         return _quality(parser, arguments)
+    if arguments.command == "audit":
+        return _audit(parser, arguments)
     counts = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
     if any(count < 1 for count in counts.values()):
         parser.error(f"expected at least one of each of {', '.join(counts)}")
@@ -71,6 +73,26 @@ def _quality(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         print(quality.line(row))
     if arguments.json:
         content = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _audit(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    from bench import audit
+
+    if min(arguments.entries, arguments.signed, arguments.batch) < 1:
+        parser.error("expected at least one of each of entries, signed, batch")
+    machine = federated_round.machine()
+    print(machine)
+    print(f"{'case':72}  {'unit':>9}  {'ours':>12}  {'other':>12}  {'ratio':>7}")
+    found = []
+    for row in audit.rows(
+        num_entries=arguments.entries, num_signed=arguments.signed, batch=arguments.batch
+    ):
+        print(audit.line(row), flush=True)
+        found.append(asdict(row))
+    if arguments.json:
+        content = {"machine": machine, "rows": found}
         arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0
 
@@ -132,7 +154,24 @@ def _parser() -> argparse.ArgumentParser:
         )
         _add_json(step_parser)
     _add_quality(commands)
+    _add_audit(commands)
     return parser
+
+
+def _add_audit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "durable appends a second and the time to check a log, beside a plain SQLite table"
+    parser = commands.add_parser(
+        "audit",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}, one thread. Beside pymerkle too, where it is"
+        " installed.",
+        epilog="example: python -m bench audit --entries 1000000 --json audit.json",
+    )
+    add = parser.add_argument
+    add("--entries", type=int, default=1_000_000, help="in the tree (default %(default)s)")
+    add("--signed", type=int, default=20_000, help="signed and appended (default %(default)s)")
+    add("--batch", type=int, default=1000, help="entries of one sync (default %(default)s)")
+    _add_json(parser)
 
 
 def _add_quality(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,7 +1,7 @@
 """Text with signatures below it, and the keys that they are checked with.
 
-The format is C2SP's `signed-note`, the keys are its `vkey`s, so programs that we did not write read
-both. A note is text, an empty line, and one line a signature:
+The format is C2SP's `signed-note`, the keys are its `vkey`s, so programs that we did not write
+read both. A note is text, an empty line, and one line a signature:
 
 ```
 — cloister/lakeside <4 bytes of key id and the signature, in base64>
@@ -89,9 +89,7 @@ class NoteKey:
             raise ConfigError("expected a key of the form name+8 hex digits+base64")
         try:
             content = decode_base64(match["key"], "the key")
-            key = cls(
-                name=match["name"], type=SignatureType(content[0]), public_key=content[1:]
-            )
+            key = cls(name=match["name"], type=SignatureType(content[0]), public_key=content[1:])
         except (VerificationError, ValueError, IndexError) as error:
             raise ConfigError(f"expected the key of {match['name']} to be one: {error}") from None
         if key.key_id.hex() != match["id"]:
@@ -139,9 +137,7 @@ class NoteSignature:
         content = decode_base64(parts[2], "the signature")
         if len(content) <= KEY_ID_BYTES:
             raise VerificationError("expected a signature after its key id")
-        return cls(
-            name=parts[1], key_id=content[:KEY_ID_BYTES], signature=content[KEY_ID_BYTES:]
-        )
+        return cls(name=parts[1], key_id=content[:KEY_ID_BYTES], signature=content[KEY_ID_BYTES:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -103,13 +103,15 @@ class Policy:
             if not words[0] or words[0].startswith("#"):
                 continue
             try:
-                if any(c < " " or c == "\x7f" for c in line.replace("\t", " ")):
-                    raise ConfigError("expected no control characters")
+                _check_plain(line)
                 policy._add(words, members)
             except (ConfigError, UnicodeError) as error:
                 raise ConfigError(f"line {number}: {error}") from None
         if not policy.quorum:
             raise ConfigError("expected a line 'quorum NAME', got none")
+        witnesses = {key.public_key for key in policy.witnesses.values()}
+        if any(key.public_key in witnesses for key in policy.logs):
+            raise ConfigError("expected a log not to be its own witness")
         return policy
 
     def check(self, note: str, logs: Iterable[NoteKey] = ()) -> Cosigned:
@@ -198,6 +200,11 @@ class Policy:
     def _check_known(self, name: str) -> None:
         if name not in self.witnesses and name not in self.groups:
             raise ConfigError(f"expected a witness or group defined above, got {name!r}")
+
+
+def _check_plain(line: str) -> None:
+    if any(c < " " or c == "\x7f" for c in line.replace("\t", " ")):
+        raise ConfigError("expected no control characters")
 
 
 def _key(vkey: str, types: tuple[SignatureType, ...], what: str) -> NoteKey:

@@ -172,7 +172,7 @@ def check_log(
     try:
         # In the order opposite to that of writing, so a log may grow meanwhile.
         history = _read_history(folder, keys)
-        checkpoint = _open(_read_text(folder / CHECKPOINT), keys)
+        checkpoint = open_by_operator(_read_text(folder / CHECKPOINT), keys)
         cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
         roots = _compare_checkpoints(history, checkpoint)
         if cosigned is not None:
@@ -252,12 +252,12 @@ def _check_end(folder: Path, keys: KeyRing, size: int, lines: Iterator[bytes]) -
             num_lines += opened.read(1) != b"\n"
     if num_lines <= size:
         return
-    later = _open(_read_text(folder / CHECKPOINT), keys)
+    later = open_by_operator(_read_text(folder / CHECKPOINT), keys)
     deadline = time.monotonic() + _SIGNING_S
     while later.size < num_lines and time.monotonic() < deadline:
         # The writer may be between an entry and its checkpoint right now.
         threading.Event().wait(0.05)
-        later = _open(_read_text(folder / CHECKPOINT), keys)
+        later = open_by_operator(_read_text(folder / CHECKPOINT), keys)
     if later.size < num_lines:
         raise TamperError(
             f"entry {later.size} is not signed for: the newest checkpoint ends before it",
@@ -339,8 +339,13 @@ def _read_text(path: Path) -> str:
         raise VerificationError(f"expected text in {path}") from None
 
 
-def _open(note: str, keys: KeyRing) -> Checkpoint:
-    """The checkpoint, signed by any of the coordinator's keys."""
+def open_by_operator(note: str, keys: KeyRing) -> Checkpoint:
+    """The checkpoint, signed by any of the coordinator's keys.
+
+    Raises:
+      VerificationError: None of them signed it.
+      ConfigError: There is no coordinator's key.
+    """
     problem: VerificationError | None = None
     for key in keys.coordinator_keys():
         try:
@@ -362,7 +367,7 @@ def _read_history(folder: Path, keys: KeyRing) -> list[Checkpoint]:
             note = None
         if not isinstance(note, str):
             raise TamperError(f"expected a checkpoint a line in {path}")
-        history.append(_open(note, keys))
+        history.append(open_by_operator(note, keys))
     return history
 
 

@@ -252,4 +252,3 @@ def _write(path: Path, log: NoteKey, seen: Seen) -> None:
     }
     replace_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     sync_folder(path.parent)
-
