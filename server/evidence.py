@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from privacy.audit.entry import Entry, Event, make_entry, parse_entry
 from privacy.audit.keys import PartyKey, Role
 from privacy.audit.log import Log, Receipt, check_sequence, check_signer
-from privacy.audit.verify import Rules
+from privacy.audit.rules import Rules
 from privacy.dp import calibrate
 from privacy.errors import VerificationError
 from privacy.pki.identity import SigningKey

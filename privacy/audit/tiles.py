@@ -106,6 +106,16 @@ class TileReader:
         """Hash of entry `index`."""
         return self._range(index, index + 1)
 
+    def leaves(self) -> Iterator[bytes]:
+        """Hashes of all entries, in order.
+
+        Raises:
+          ConfigError: A tile is missing or too short.
+        """
+        for first in range(0, self.size, WIDTH):
+            yield from self._hashes(0, first, min(WIDTH, self.size - first))
+            self._tiles.clear()
+
     def root(self) -> bytes:
         """Root over all `size` entries."""
         return self._range(0, self.size) if self.size else EMPTY_ROOT
