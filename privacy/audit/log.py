@@ -32,10 +32,11 @@ from types import TracebackType
 from typing import Self
 
 from privacy.audit.checkpoint import Checkpoint, log_key, open_checkpoint, sign_checkpoint
+from privacy.audit.cosignature import cosigned_at
 from privacy.audit.entry import Entry, parse_entry, peek, verify_entry
 from privacy.audit.keys import KeyRing, PartyKey
 from privacy.audit.merkle import leaf_hash
-from privacy.audit.note import Note, NoteSignature
+from privacy.audit.note import Note, NoteKey, NoteSignature
 from privacy.audit.store import ENTRIES, Store
 from privacy.audit.witness import Request, open_signed
 from privacy.durable import replace_file, sync_folder
@@ -266,21 +267,29 @@ class Log:
         path = self.folder / COSIGNED
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
-    def add_cosignatures(self, checkpoint: str, signatures: Iterable[NoteSignature]) -> str:
+    def add_cosignatures(
+        self, checkpoint: str, signatures: Iterable[NoteSignature], witnesses: Iterable[NoteKey]
+    ) -> str:
         """Keep witnesses' signatures under a checkpoint of this log; returns it with them.
 
-        The signatures are for the caller to check, against the policy. Those of an older
-        checkpoint than the newest cosigned one are not kept.
+        Signatures by others than `witnesses` are left out. Those of an older checkpoint than the
+        newest cosigned one are not kept.
 
         Raises:
-          VerificationError: The checkpoint is not one that this log signed.
+          VerificationError: The checkpoint is not one that this log signed, or a witness's
+            signature does not verify: kept, it would spoil the note for every reader.
         """
         key = log_key(self.origin, self._key.public_key)
+        offered = Note(text=Note.parse(checkpoint).text, signatures=tuple(signatures))
+        good = [w for w in witnesses if cosigned_at(offered, w) is not None]
         with self._lock:
             signed = open_signed(checkpoint, key)
             if signed.size > self.size or self._store.tree.root(signed.size) != signed.root:
                 raise VerificationError("expected a checkpoint of this log")
-            note = Note.parse(checkpoint).with_signatures(tuple(signatures))
+            own = Note.parse(checkpoint)
+            note = Note(text=own.text, signatures=tuple(own.by(key))).with_signatures(
+                tuple(signature for w in good for signature in offered.by(w))
+            )
             if self.cosigned:
                 known = open_signed(self.cosigned, key)
                 if known.size > signed.size:

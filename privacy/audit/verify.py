@@ -37,7 +37,7 @@ from privacy.audit.log import (
     check_signer,
 )
 from privacy.audit.merkle import Edge, leaf_hash
-from privacy.audit.note import Note
+from privacy.audit.note import Note, NoteKey
 from privacy.audit.policy import Cosigned, Policy
 from privacy.audit.rules import Accountant, Rules
 from privacy.audit.store import read_lines
@@ -151,9 +151,9 @@ def check_log(
         keys = KeyRing.load(folder / KEYS)
     try:
         # In the order opposite to that of writing, so a log may grow meanwhile.
+        cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
         history = _read_history(folder, keys)
         checkpoint = open_by_operator(_read_text(folder / CHECKPOINT), keys)
-        cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
         roots = _compare_checkpoints(history, checkpoint)
         if cosigned is not None:
             _add_cosigned(roots, cosigned.checkpoint, checkpoint)
@@ -260,10 +260,8 @@ def _read_cosigned(folder: Path, policy: Policy, keys: KeyRing) -> Cosigned:
         if not (folder / name).exists():
             continue
         note = _read_text(folder / name)
-        origin = parse_checkpoint(Note.parse(note).text).origin
-        logs = [log_key(origin, key.public_key) for key in keys.coordinator_keys()]
         try:
-            this = policy.check(note, () if policy.logs else logs)
+            this = policy.check(note, () if policy.logs else _log_keys(note, keys))
         except VerificationError as error:
             problem = problem or error
             continue
@@ -272,6 +270,15 @@ def _read_cosigned(folder: Path, policy: Policy, keys: KeyRing) -> Cosigned:
     if found is None:
         raise problem or VerificationError(f"expected a checkpoint in {folder}, got none")
     return found
+
+
+def _log_keys(note: str, keys: KeyRing) -> list[NoteKey]:
+    """The coordinator's keys, under the name that the note gives its log."""
+    origin = parse_checkpoint(Note.parse(note).text).origin
+    try:
+        return [log_key(origin, key.public_key) for key in keys.coordinator_keys()]
+    except ValueError as error:
+        raise VerificationError(str(error)) from None
 
 
 def _add_cosigned(roots: dict[int, bytes], cosigned: Checkpoint, newest: Checkpoint) -> None:

@@ -16,7 +16,7 @@ from privacy.audit.entry import Event, make_entry
 from privacy.audit.keys import PartyKey, Role
 from privacy.audit.log import Log
 from privacy.audit.merkle import Tree, leaf_hash
-from privacy.audit.note import Note
+from privacy.audit.note import Note, NoteSignature
 from privacy.audit.witness import REFUSED, Request, Seen, StaleError, Witness, advance
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
@@ -245,10 +245,17 @@ def test_a_real_log_is_witnessed(tmp_path: Path, witness: Witness, key: Cosignin
             if sequence % 3 == 0:
                 request = log.request(witness.seen.size)
                 signature = witness.cosign(Request.parse(str(request)), AT)
-                log.add_cosignatures(request.checkpoint, [signature])
+                log.add_cosignatures(request.checkpoint, [signature], [key.public])
         assert cosigned_at(Note.parse(log.cosigned), key.public) == AT
         with pytest.raises(VerificationError, match="a checkpoint of this log"):
-            log.add_cosignatures(Operator("x").ask(0).checkpoint, [])
+            log.add_cosignatures(Operator("x").ask(0).checkpoint, [], [])
+        stranger = CosigningKey.generate("stranger").cosign(Note.parse(log.checkpoint).text, AT)
+        forged = NoteSignature(name=NAME, key_id=key.public.key_id, signature=stranger.signature)
+        with pytest.raises(VerificationError):
+            log.add_cosignatures(log.checkpoint, [forged], [key.public])
+        kept = Note.parse(log.add_cosignatures(log.checkpoint, [stranger], [key.public]))
+        assert len(kept.by(LOG)) == 1
+        assert "stranger" not in {signature.name for signature in kept.signatures}
 
 
 def test_a_saved_key_signs_as_before(tmp_path: Path, key: CosigningKey) -> None:
