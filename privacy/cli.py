@@ -53,6 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
         example="cloister-audit verify demo-out/log --keys keys.json",
     )
     _add_log(verify)
+    verify.add_argument(
+        "--jobs",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="processes that check signatures (default 1); several pay for large logs",
+    )
     verify.add_argument("--json", action="store_true", help="the result as JSON")
 
     show = commands.add_parser(
@@ -210,6 +217,13 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _at_least_one(text: str) -> int:
+    number = _number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
+    return number
+
+
 def _say_keys(*, from_log: bool) -> None:
     if from_log:
         say("note: the keys came with the log; compare their fingerprints with the parties")
@@ -227,6 +241,7 @@ def _verify(args: argparse.Namespace) -> int:
             KeyRing.load(args.keys) if args.keys else None,
             policy=_policy(args),
             visit=gathered.add,
+            num_jobs=args.jobs,
         )
     except VerificationError as error:
         if args.json:

@@ -21,11 +21,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from privacy.audit.checkpoint import Checkpoint, log_key, open_checkpoint, parse_checkpoint
-from privacy.audit.entry import Entry, parse_entry
+from privacy.audit.entry import Entry
 from privacy.audit.keys import KeyRing
 from privacy.audit.log import (
     CHECKPOINT,
@@ -34,11 +36,11 @@ from privacy.audit.log import (
     ENTRIES,
     KEYS,
     check_sequence,
-    check_signer,
 )
 from privacy.audit.merkle import Edge, leaf_hash
 from privacy.audit.note import Note, NoteKey
 from privacy.audit.policy import Cosigned, Policy
+from privacy.audit.reader import Read, read_entries
 from privacy.audit.rules import Accountant, Rules
 from privacy.audit.store import read_lines
 from privacy.audit.tiles import TileReader
@@ -95,6 +97,7 @@ class CheckedLog:
 
 
 Visitor = Callable[[int, Entry], None]
+_NOTHING: Read = (b"", None, None)
 
 
 def verify_log(
@@ -130,6 +133,7 @@ def check_log(
     policy: Policy | None = None,
     accountant: Accountant = calibrate.epsilon,
     visit: Visitor = lambda index, entry: None,
+    num_jobs: int = 1,
 ) -> CheckedLog:
     """Check the log in `folder`, one entry in memory at a time.
 
@@ -139,6 +143,7 @@ def check_log(
       policy: Whose cosignatures the log must have; by default nobody's.
       accountant: Recomputes epsilon of releases at a delta.
       visit: Gets each entry and its number once it checked out.
+      num_jobs: Processes that check signatures.
 
     Raises:
       TamperError: Entries are not those that were signed for.
@@ -157,7 +162,11 @@ def check_log(
         roots = _compare_checkpoints(history, checkpoint)
         if cosigned is not None:
             _add_cosigned(roots, cosigned.checkpoint, checkpoint)
-        plans = _check_entries(folder, keys, checkpoint, roots, accountant, visit)
+        lines = read_lines(folder / ENTRIES)
+        signed = islice(lines, checkpoint.size)
+        with closing(read_entries(signed, keys, num_jobs=num_jobs)) as entries:
+            plans = _check_entries(folder, keys, checkpoint, roots, accountant, visit, entries)
+        _check_end(folder, keys, checkpoint.size, lines)
     except OSError as error:
         raise ConfigError(
             f"expected a log in {folder}: {error.filename}: {error.strerror}"
@@ -187,26 +196,26 @@ def _check_entries(
     roots: Mapping[int, bytes],
     accountant: Accountant,
     visit: Visitor,
+    entries: Iterator[Read],
 ) -> Mapping[str, RunPlan]:
     edge = Edge()
     rules = Rules(keys, accountant)
     sequences: dict[str, int] = {}
     good_size = 0
     leaves: list[bytes] = []  # of the entries since then
-    lines = read_lines(folder / ENTRIES)
     while edge.size < checkpoint.size:
         index, entry = edge.size, None
         try:
-            line = next(lines, None)
-            if line is None:
+            line, entry, problem = next(entries, _NOTHING)
+            if not line:
                 raise TamperError(
                     f"entry {index} is missing: the checkpoint signs for {checkpoint.size}"
                     f" entries, the log holds {index}",
                     hint="ask the other parties for their copies of the log",
                 )
             leaves.append(leaf_hash(line))
-            entry = parse_entry(line)
-            check_signer(entry, keys)
+            if entry is None or problem is not None:
+                raise problem or VerificationError("expected an entry")
             edge.append(leaves[-1])
             if edge.size in roots:
                 _check_root(edge, roots[edge.size], good_size)
@@ -220,7 +229,6 @@ def _check_entries(
                 raise _placed(_not_signed(changed, changed), changed, None) from None
             raise _placed(error, index, entry) from None
         visit(index, entry)
-    _check_end(folder, keys, checkpoint.size, lines)
     return rules.plans
 
 
