@@ -144,7 +144,7 @@ def test_a_tree_of_70000_has_the_tiles_that_the_specification_counts() -> None:
     assert list(tiles_between(0, 256)) == [(0, 0, 256), (1, 0, 1)]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=6))
 def test_tiles_written_step_by_step_are_those_written_at_once(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 
@@ -218,6 +218,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=4), JSON_VALUES, max_size=4), st.booleans())
 def test_the_quick_reader_takes_what_rfc_8785_takes_and_nothing_else(
     value: dict[str, object], ascii_only: bool

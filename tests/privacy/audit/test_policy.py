@@ -91,9 +91,8 @@ def test_one_bad_line_of_a_known_witness_condemns_the_note() -> None:
     good = cosigned("X1", "X2", "Y1")
     bad = CosigningKey.generate("example.com/X3").cosign(Note.parse(good).text, AT)
     key = WITNESSES["X3"].public
-    forged = bad.line.replace(bad.line.split(" ")[1], key.name)
-    note = Note.parse(good + forged)
-    assert policy.check(str(note)).witnesses  # an unknown key under a known name is passed over
+    # An unknown key under a known name is passed over, as the format demands.
+    assert set(policy.check(good + bad.line).witnesses) == {"X1", "X2", "Y1"}
     named = type(bad)(name=key.name, key_id=key.key_id, signature=bad.signature)
     with pytest.raises(VerificationError, match="does not verify"):
         policy.check(str(Note.parse(good).with_signatures((named,))))
