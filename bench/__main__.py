@@ -13,7 +13,7 @@ from bench.round import Row
 from privacy.errors import FederationError
 
 if TYPE_CHECKING:
-    from bench import fine_tune, quality
+    from bench import audit, fine_tune, quality
 
 _STEPS = {
     "dp_step": "seconds of a private training step, beside the same step without privacy",
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command in ("quality", "fine_tune"):
         return _quality(parser, arguments)
+    if arguments.command == "audit":
+        return _audit(parser, arguments)
     counts = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
     if any(count < 1 for count in counts.values()):
         parser.error(f"expected at least one of each of {', '.join(counts)}")
@@ -59,6 +61,7 @@ def _quality(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     try:
         recipe = quality.recipe(arguments)
         epsilons = quality.read_epsilons(arguments.epsilon)
+        settings = quality.read_settings(getattr(arguments, "settings", "alone"))
     except ValueError as error:
         parser.error(str(error))
     found: list[quality.Row | fine_tune.Row] = []
@@ -67,7 +70,7 @@ def _quality(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         machine = federated_round.machine()
         print(machine)
         if arguments.command == "quality":
-            for row in study.rows(epsilons, arguments.seeds):
+            for row in study.rows(epsilons, arguments.seeds, settings):
                 print(quality.line(row), flush=True)
                 found.append(row)
                 _write_json(arguments, machine, found)
@@ -86,11 +89,29 @@ def _quality(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 def _write_json(
     arguments: argparse.Namespace,
     machine: str,
-    found: "Sequence[Row | quality.Row | fine_tune.Row]",
+    found: "Sequence[Row | audit.Row | fine_tune.Row | quality.Row]",
 ) -> None:
     if arguments.json:
         content = {"machine": machine, "rows": [asdict(row) for row in found]}
         arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _audit(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    from bench import audit
+
+    if min(arguments.entries, arguments.signed, arguments.batch) < 1:
+        parser.error("expected at least one of each of entries, signed, batch")
+    machine = federated_round.machine()
+    print(machine)
+    print(f"{'case':72}  {'unit':>9}  {'ours':>12}  {'other':>12}  {'ratio':>7}")
+    found: list[audit.Row] = []
+    for row in audit.rows(
+        num_entries=arguments.entries, num_signed=arguments.signed, batch=arguments.batch
+    ):
+        print(audit.line(row), flush=True)
+        found.append(row)
+    _write_json(arguments, machine, found)
+    return 0
 
 
 def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -150,7 +171,24 @@ def _parser() -> argparse.ArgumentParser:
         )
         _add_json(step_parser)
     _add_quality(commands)
+    _add_audit(commands)
     return parser
+
+
+def _add_audit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "durable appends a second and the time to check a log, beside a plain SQLite table"
+    parser = commands.add_parser(
+        "audit",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}, one thread. Beside pymerkle too, where it is"
+        " installed.",
+        epilog="example: python -m bench audit --entries 1000000 --json audit.json",
+    )
+    add = parser.add_argument
+    add("--entries", type=int, default=1_000_000, help="in the tree (default %(default)s)")
+    add("--signed", type=int, default=20_000, help="signed and appended (default %(default)s)")
+    add("--batch", type=int, default=1000, help="entries of one sync (default %(default)s)")
+    _add_json(parser)
 
 
 def _add_quality(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -165,6 +203,11 @@ def _add_quality(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--seeds", type=int, default=3, help="runs a setting (default %(default)s)"
+    )
+    parser.add_argument(
+        "--settings",
+        default="alone,pooled,federated",
+        help="which are trained, beside the base (default %(default)s)",
     )
     _add_recipe(parser)
     text = "minutes, size of the adapter and accuracy of one site's fine-tuning on few records"

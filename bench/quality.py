@@ -48,6 +48,7 @@ from server.aggregate import StreamingMean
 # Longer than any gradient: the same code, and nothing is clipped.
 _NO_CLIP = 1e9
 _DIGEST = "sha256:" + "0" * 64
+SETTINGS = ("alone", "pooled", "federated")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,12 +167,14 @@ class Study:
         self.start = initial_adapter(model.config, recipe.adapter, seed=0)
         self.model: nn.Module = inject_adapter(model, recipe.adapter)
 
-    def rows(self, epsilons: Sequence[str], num_seeds: int) -> Iterator[Row]:
-        """All settings at all epsilons; the base once."""
+    def rows(
+        self, epsilons: Sequence[str], num_seeds: int, settings: Sequence[str] = SETTINGS
+    ) -> Iterator[Row]:
+        """The settings at all epsilons; the base once."""
         self.forget()
         yield _row("base", "inf", [{p.name: self.measure(p) for p in self.parties}])
         for epsilon in epsilons:
-            for setting in ("alone", "pooled", "federated"):
+            for setting in settings:
                 begun = time.monotonic()
                 seeds = []
                 for seed in range(num_seeds):
@@ -361,3 +364,15 @@ def read_epsilons(text: str) -> list[str]:
         if not float(epsilon) > 0:
             raise ValueError(f"expected --epsilon of numbers above 0 or inf, got {epsilon}")
     return epsilons
+
+
+def read_settings(text: str) -> list[str]:
+    """Settings as a person wrote them.
+
+    Raises:
+      ValueError: One does not exist.
+    """
+    settings = text.split(",")
+    if set(settings) - set(SETTINGS):
+        raise ValueError(f"expected --settings from {', '.join(SETTINGS)}, got {text}")
+    return settings

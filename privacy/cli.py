@@ -4,27 +4,36 @@ It needs the parties' public keys and nothing else.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from privacy.audit.entry import Entry, Event, format_time, parse_entry
-from privacy.audit.keys import KeyRing, Role
-from privacy.audit.log import ENTRIES
-from privacy.audit.verify import VerifiedLog, verify_log
-from privacy.compliance.evidence import gather
-from privacy.compliance.report import describe, render_report
+from privacy import reading
+from privacy.audit.entry import Event
+from privacy.audit.export import export_tiles
+from privacy.audit.keys import KeyRing
+from privacy.audit.policy import Policy
+from privacy.audit.summary import Summary
+from privacy.audit.verify import check_log, verify_log
+from privacy.compliance.report import render_report
 from privacy.compliance.results import read_results
 from privacy.console import FAILED, OK, Parser, complain, result, result_json, run, say
-from privacy.errors import ConfigError, VerificationError
+from privacy.errors import VerificationError
+
+_HANDLERS = {
+    "show": reading.show,
+    "sample": reading.sample,
+    "prove": reading.prove,
+    "check-proof": reading.check_proof,
+    "compare": reading.compare,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(build_parser(), {"verify": _verify, "show": _show, "report": _report}, argv)
+    own = {"verify": _verify, "report": _report, "tiles": _tiles}
+    return run(build_parser(), {**_HANDLERS, **own}, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
         example="cloister-audit verify demo-out/log --keys keys.json",
     )
     _add_log(verify)
+    verify.add_argument(
+        "--jobs",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="processes that check signatures (default 1); several pay for large logs",
+    )
     verify.add_argument("--json", action="store_true", help="the result as JSON")
 
     show = commands.add_parser(
@@ -52,16 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Print the entries of a log, without checking them.",
         example="cloister-audit show demo-out/log --site hospital_a --event update-sent",
     )
-    show.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
-    show.add_argument("--site", metavar="NAME", help="only entries by or about this site")
-    show.add_argument(
-        "--event",
-        metavar="EVENT",
-        choices=[event.value for event in Event],
-        help="only this event: " + ", ".join(event.value for event in Event),
-    )
-    show.add_argument("--run", metavar="ID", help="only entries of this run")
-    show.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_filters(show)
+
+    _add_reading(commands)
 
     report = commands.add_parser(
         "report",
@@ -95,30 +104,160 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the parties' public keys (keys.json); by default those that lie with the log",
     )
+    _add_policy(parser)
 
 
-def _checked(args: argparse.Namespace) -> VerifiedLog:
-    log = verify_log(args.log, KeyRing.load(args.keys) if args.keys else None)
-    if log.keys_from_log:
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="whose cosignatures must be there (tlog-policy); by default nobody's",
+    )
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
+    parser.add_argument("--site", metavar="NAME", help="only entries by or about this site")
+    parser.add_argument(
+        "--event",
+        metavar="EVENT",
+        choices=[event.value for event in Event],
+        help="only this event: " + ", ".join(event.value for event in Event),
+    )
+    parser.add_argument("--run", metavar="ID", help="only entries of this run")
+    parser.add_argument(
+        "--since", metavar="TIME", help="only from this day or time (UTC) on, 2026-11-20"
+    )
+    parser.add_argument(
+        "--until", metavar="TIME", help="only up to the end of this day, or this second (UTC)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _add_reading(commands: "argparse._SubParsersAction[Parser]") -> None:
+    sample = commands.add_parser(
+        "sample",
+        help="draw entries by a seed, the same for everyone",
+        description="Draw entries by a seed: the same log, filters and seed give the same sample"
+        " to anyone.",
+        example="cloister-audit sample demo-out/log --seed 2026-11-20 --count 5",
+    )
+    _add_filters(sample)
+    sample.add_argument("--seed", required=True, metavar="TEXT", help="any line of text")
+    sample.add_argument("--count", type=int, required=True, metavar="K", help="how many entries")
+
+    prove = commands.add_parser(
+        "prove",
+        help="write the proof that an entry is in the log",
+        description="Write a .tlog-proof: an entry, its path to the root, and the checkpoint.",
+        example="cloister-audit prove demo-out/log 7 --out approved.tlog-proof",
+    )
+    prove.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
+    prove.add_argument("entry", type=_number, metavar="ENTRY", help="number of the entry")
+    prove.add_argument(
+        "--out", type=Path, metavar="FILE", help="where it goes (default entry-N.tlog-proof)"
+    )
+    prove.add_argument("--json", action="store_true", help="the result as JSON")
+
+    check = commands.add_parser(
+        "check-proof",
+        help="check such a proof from public keys alone",
+        description="Check that a .tlog-proof leads from an entry to a checkpoint that the log's"
+        " operator signed, and that the entry is its signer's.",
+        example="cloister-audit check-proof approved.tlog-proof --keys keys.json",
+    )
+    check.add_argument("proof", type=Path, metavar="FILE", help="the proof")
+    check.add_argument(
+        "--keys", type=Path, required=True, metavar="FILE", help="the parties' public keys"
+    )
+    _add_policy(check)
+    check.add_argument(
+        "--entry", type=Path, metavar="FILE", help="the entry, where the proof does not carry it"
+    )
+    check.add_argument("--json", action="store_true", help="the result as JSON")
+
+    compare = commands.add_parser(
+        "compare",
+        help="find the first difference between two parties' copies",
+        description="Compare two copies of a log, or a copy with a checkpoint that somebody kept."
+        " Exit code 0: one begins with all of the other. 1: they differ, and the first entry is"
+        " named.",
+        example="cloister-audit compare log-of-a log-of-b --keys keys.json",
+    )
+    compare.add_argument("log", type=Path, metavar="LOG", help="one copy, a folder")
+    compare.add_argument(
+        "other", type=Path, metavar="OTHER", help="another copy, or the file of a checkpoint"
+    )
+    compare.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="the parties' public keys; by default those that lie with the first copy",
+    )
+    compare.add_argument("--json", action="store_true", help="the result as JSON")
+
+    tiles = commands.add_parser(
+        "tiles",
+        help="write the log as static files that other programs read (C2SP tlog-tiles)",
+        description="Write checkpoint, hash tiles and entry bundles as C2SP tlog-tiles lays them"
+        " out, for any web server and any monitor of such logs.",
+        example="cloister-audit tiles demo-out/log --out public",
+    )
+    tiles.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
+    tiles.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder for the files"
+    )
+    tiles.add_argument("--json", action="store_true", help="the result as JSON")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not text.isascii():
+        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+    return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    number = _number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
+    return number
+
+
+def _say_keys(*, from_log: bool) -> None:
+    if from_log:
         say("note: the keys came with the log; compare their fingerprints with the parties")
-    return log
+
+
+def _policy(args: argparse.Namespace) -> Policy | None:
+    return Policy.load(args.policy) if args.policy else None
 
 
 def _verify(args: argparse.Namespace) -> int:
+    gathered = Summary()
     try:
-        log = _checked(args)
+        log = check_log(
+            args.log,
+            KeyRing.load(args.keys) if args.keys else None,
+            policy=_policy(args),
+            visit=gathered.add,
+            num_jobs=args.jobs,
+        )
     except VerificationError as error:
         if args.json:
             result_json({"verified": False, "entry": error.entry, "error": str(error)})
         complain(error)
         return FAILED
-    summary = _summary(log)
+    _say_keys(from_log=log.keys_from_log)
+    summary = gathered.result(log)
     if args.json:
         result_json(summary)
         return OK
-    result(f"verified: {len(log.entries)} entries of {log.checkpoint.origin}")
+    result(f"verified: {summary['entries']} entries of {log.checkpoint.origin}")
     result(f"root      {log.checkpoint.root.hex()}")
     result(f"history   {log.num_checkpoints} checkpoints agree")
+    for witness, at in summary.get("cosigned", {}).items():
+        result(f"cosigned  {witness}: {at}")
     for name, run_ in summary["runs"].items():
         result(f"run       {name}: {run_['released']} of {run_['rounds']} rounds released")
     for name, site in summary["sites"].items():
@@ -131,100 +270,26 @@ def _verify(args: argparse.Namespace) -> int:
     return OK
 
 
-def _summary(log: VerifiedLog) -> dict[str, Any]:
-    """What was verified, for a program."""
-    summary: dict[str, Any] = {
-        "verified": True,
-        "origin": log.checkpoint.origin,
-        "entries": len(log.entries),
-        "root": log.checkpoint.root.hex(),
-        "checkpoints": log.num_checkpoints,
-        "keys": "with the log" if log.keys_from_log else "given",
-        "fingerprints": {key.party: key.fingerprint for key in log.keys},
-        "runs": {},
-        "sites": {},
-    }
-    if not log.entries:
-        return summary
-    evidence = gather(log)
-    for run_ in evidence.runs.values():
-        summary["runs"][run_.plan.run] = {
-            "run_id": run_.run_id,
-            "plan": run_.digest,
-            "rounds": run_.plan.rounds.num_rounds,
-            "released": len(run_.released),
-            "finished": run_.finished is not None,
-        }
-    for site in evidence.sites.values():
-        last = site.spends[-1] if site.spends else None
-        summary["sites"][site.name] = {
-            "updates": len(site.sent),
-            "bytes": site.bytes_sent,
-            "epsilon": last.epsilon_total if last else 0.0,
-            "delta": last.delta if last else None,
-            "budget": last.budget_epsilon if last else 0.0,
-        }
-    return summary
-
-
-def _show(args: argparse.Namespace) -> int:
-    path = args.log / ENTRIES
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise ConfigError(f"expected a log in {args.log}: {path}: {error.strerror}") from None
-    say("note: not checked; `cloister-audit verify` does that")
-    num_bad = 0
-    for index, line in enumerate(lines):
-        try:
-            entry = parse_entry(line)
-        except VerificationError as error:
-            print(f"error: entry {index}: {error}", file=sys.stderr)
-            num_bad += 1
-            continue
-        if _wanted(entry, args):
-            result(_as_json(index, entry) if args.json else _as_line(index, entry))
-    return FAILED if num_bad else OK
-
-
-def _wanted(entry: Entry, args: argparse.Namespace) -> bool:
-    by_site = entry.party if entry.role is Role.SITE else entry.predicate.get("site")
-    return (
-        (args.site is None or by_site == args.site)
-        and (args.event is None or entry.event.value == args.event)
-        and (args.run is None or entry.predicate.get("run_id") == args.run)
-    )
-
-
-def _as_line(index: int, entry: Entry) -> str:
-    at = format_time(entry.at)
-    return (
-        f"{index:>5}  {at}  {entry.party:<16} {entry.event.value:<19} {describe(entry)}".rstrip()
-    )
-
-
-def _as_json(index: int, entry: Entry) -> str:
-    return json.dumps(
-        {
-            "entry": index,
-            "party": entry.party,
-            "event": entry.event.value,
-            "sequence": entry.sequence,
-            "at": format_time(entry.at),
-            "subjects": dict(entry.subjects),
-            "predicate": dict(entry.predicate),
-            "digest": entry.digest,
-            "key_id": entry.key_id,
-        }
-    )
-
-
 def _report(args: argparse.Namespace) -> int:
-    log = _checked(args)
+    log = verify_log(
+        args.log, KeyRing.load(args.keys) if args.keys else None, policy=_policy(args)
+    )
+    _say_keys(from_log=log.keys_from_log)
     page = render_report(log, [read_results(path) for path in args.results], at=datetime.now(UTC))
     args.out.write_text(page, encoding="utf-8")
     if args.json:
         result_json({"report": str(args.out), "entries": len(log.entries), "verified": True})
+    else:
+        result(str(args.out))
+    return OK
+
+
+def _tiles(args: argparse.Namespace) -> int:
+    left_out = export_tiles(args.log, args.out)
+    for index in left_out:
+        say(f"note: entry {index} is too long for a bundle; its bundle is left out")
+    if args.json:
+        result_json({"folder": str(args.out), "left_out": left_out})
     else:
         result(str(args.out))
     return OK

@@ -5,7 +5,10 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` in the place of `path` at once: a reader sees the old file or the new one."""
+    """Put `content` in the place of `path` at once: a reader sees the old file or the new one.
+
+    After a power cut it may be the old one again; `sync_folder` rules that out.
+    """
     beside = path.with_name(path.name + ".new")
     with beside.open("wb") as opened:
         opened.write(content)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from privacy.audit.entry import Entry, Event, make_entry, parse_entry
 from privacy.audit.keys import PartyKey, Role
 from privacy.audit.log import Log, Receipt, check_sequence, check_signer
-from privacy.audit.verify import Rules
+from privacy.audit.rules import Rules
 from privacy.dp import calibrate
 from privacy.errors import VerificationError
 from privacy.pki.identity import SigningKey
@@ -66,21 +66,24 @@ class Evidence:
         """
         problem: VerificationError | None = None
         with self.lock:
-            sequences, good, size = self.log.sequences(), [], self.log.size
+            sequences, size = self.log.sequences(), self.log.size
+            good: list[Entry] = []
+            seen: set[bytes] = set()
             for line in lines:
-                if not self.log.holds(line) and line not in good:
-                    try:
-                        entry = parse_entry(line)
+                try:
+                    entry = parse_entry(line)
+                    if not self.log.holds(line) and line not in seen:
                         check_signer(entry, self.log.keys)
                         check_sequence(entry, sequences)
                         kinds = len(entry.predicate.get("prior", ()))
                         self._follow(entry, size, recompute=kinds <= MAX_RECOMPUTED_KINDS)
-                    except VerificationError as error:
-                        problem = error
-                        break
-                    size += 1
-                good.append(line)
-            receipts = self.log.extend(good) if good else []
+                        size += 1
+                except VerificationError as error:
+                    problem = error
+                    break
+                seen.add(line)
+                good.append(entry)
+            receipts = self.log.extend_checked(good) if good else []
         if problem is not None:
             raise problem
         return receipts

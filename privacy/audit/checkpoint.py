@@ -17,20 +17,15 @@ people.
 """
 
 import base64
-import binascii
-import hashlib
 import re
 from dataclasses import dataclass
 
+from privacy.audit.note import Note, NoteKey, SignatureType, decode_base64
 from privacy.errors import VerificationError
 from privacy.pki.identity import SigningKey, verify
 
-MAX_NOTE_BYTES = 100_000
-_ED25519 = b"\x01"
 _SIZE = re.compile(r"0|[1-9][0-9]{0,14}")
-_KEY_NAME = re.compile(r"[^\s+]+")
 _HASH_BYTES = 32
-_ID_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +57,13 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
-def _note_key_id(name: str, public_key: bytes) -> bytes:
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public_key).digest()[:_ID_BYTES]
+def log_key(origin: str, public_key: bytes) -> NoteKey:
+    """The key with which the log of that name signs.
+
+    Raises:
+      ValueError: The origin holds a space or a plus sign and cannot name a key.
+    """
+    return NoteKey(name=origin, type=SignatureType.ED25519, public_key=public_key)
 
 
 def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> str:
@@ -72,11 +72,9 @@ def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> str:
     Raises:
       ValueError: The origin holds a space or a plus sign and cannot name a key.
     """
-    name = checkpoint.origin
-    if not _KEY_NAME.fullmatch(name):
-        raise ValueError(f"expected an origin without spaces and plus signs, got {name!r}")
-    signature = _note_key_id(name, key.public_key) + key.sign(checkpoint.text.encode())
-    return f"{checkpoint.text}\n— {name} {base64.b64encode(signature).decode()}\n"
+    named = log_key(checkpoint.origin, key.public_key)
+    signature = named.key_id + key.sign(checkpoint.text.encode())
+    return f"{checkpoint.text}\n— {named.name} {base64.b64encode(signature).decode()}\n"
 
 
 def open_checkpoint(note: str, public_key: bytes, *, name: str | None = None) -> Checkpoint:
@@ -92,40 +90,29 @@ def open_checkpoint(note: str, public_key: bytes, *, name: str | None = None) ->
     Raises:
       VerificationError: The note is malformed, or has no good signature by the key.
     """
-    if len(note) > MAX_NOTE_BYTES or any(c < " " and c != "\n" for c in note):
-        raise VerificationError("expected a checkpoint of plain lines")
-    text, separator, signatures = note.rpartition("\n\n")
-    text += "\n"
-    if not separator or not signatures.endswith("\n"):
-        raise VerificationError("expected a checkpoint, an empty line and signatures")
-    checkpoint = _parse_text(text)
-    key_name = checkpoint.origin if name is None else name
-    key_id = _note_key_id(key_name, public_key)
-    found = False
-    for line in signatures.removesuffix("\n").split("\n"):
-        signer, signature = _parse_signature(line)
-        if signer == key_name and signature[:_ID_BYTES] == key_id:
-            verify(public_key, text.encode(), signature[_ID_BYTES:])
-            found = True
+    parsed = Note.parse(note)
+    checkpoint = parse_checkpoint(parsed.text)
+    try:
+        key = log_key(checkpoint.origin if name is None else name, public_key)
+    except ValueError as error:
+        raise VerificationError(str(error)) from None
+    found = parsed.by(key)
+    for signature in found:
+        verify(public_key, parsed.text.encode(), signature.signature)
     if not found:
         raise VerificationError(
-            f"expected a checkpoint signed by {key_name!r}, got none by that key",
+            f"expected a checkpoint signed by {key.name!r}, got none by that key",
             hint="check that the log's public key is the right one",
         )
     return checkpoint
 
 
-def _decode(text: str, what: str) -> bytes:
-    try:
-        decoded = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise VerificationError(f"expected {what} in base64") from None
-    if base64.b64encode(decoded).decode() != text:
-        raise VerificationError(f"expected {what} in the one spelling of base64")
-    return decoded
+def parse_checkpoint(text: str) -> Checkpoint:
+    """The checkpoint in a note's text; whose it is, only a signature says.
 
-
-def _parse_text(text: str) -> Checkpoint:
+    Raises:
+      VerificationError: It is none.
+    """
     lines = text.removesuffix("\n").split("\n")
     if len(lines) < 3 or not all(lines):
         raise VerificationError("expected origin, size and root, one a line")
@@ -133,16 +120,6 @@ def _parse_text(text: str) -> Checkpoint:
     if not _SIZE.fullmatch(size):
         raise VerificationError("expected the number of entries in the second line")
     try:
-        return Checkpoint(origin=origin, size=int(size), root=_decode(root, "the root"))
+        return Checkpoint(origin=origin, size=int(size), root=decode_base64(root, "the root"))
     except ValueError as error:
         raise VerificationError(str(error)) from None
-
-
-def _parse_signature(line: str) -> tuple[str, bytes]:
-    parts = line.split(" ")
-    if len(parts) != 3 or parts[0] != "—" or not _KEY_NAME.fullmatch(parts[1]):
-        raise VerificationError("expected signature lines of the form '— name signature'")
-    signature = _decode(parts[2], "the signature")
-    if len(signature) <= _ID_BYTES:
-        raise VerificationError("expected a signature after its key id")
-    return parts[1], signature

@@ -1,44 +1,62 @@
 """The log of a federation: a folder that only grows.
 
 ```
-entries.jsonl      one signed entry a line, in the order in which the log took them
-checkpoint         the newest signed statement of size and root
-checkpoints.jsonl  every checkpoint so far, so that an auditor can tell where a log was changed
-keys.json          the parties' public keys, a copy for convenience
+entries.jsonl        one signed entry a line, in the order in which the log took them
+checkpoint           the newest signed statement of size and root
+checkpoint.cosigned  the newest one that witnesses signed too, with their signatures
+checkpoints.jsonl    every checkpoint so far, so that an auditor can tell where a log was changed
+tile/                the tree's hashes as C2SP tiles, for proofs; they follow from the entries
+keys.json            the parties' public keys, a copy for convenience
 ```
 
 Rules:
 
-- An entry is acknowledged after it is on disk. What was acknowledged is never changed or dropped.
+- An entry is acknowledged after it and a checkpoint that covers it are on disk. What was
+  acknowledged is never changed or dropped.
 - Only a known key signs, only events of its role, and each key's entries come in the order of
   their `sequence`.
 - The same entry twice is the same entry: a party that lost the acknowledgement sends it again and
   gets its receipt.
 - One process writes. A second one is refused while the first lives.
 - On opening, entries must still hash to the last checkpoint. A log that does not is never
-  continued.
+  continued. Behind it stands what nobody was told of: whole and good entries are kept, and from
+  the first that is not, all is dropped.
 """
 
-import fcntl
 import json
-import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from privacy.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from privacy.audit.entry import Entry, parse_entry, verify_entry
+from privacy.audit.checkpoint import Checkpoint, log_key, open_checkpoint, sign_checkpoint
+from privacy.audit.cosignature import cosigned_at
+from privacy.audit.entry import Entry, parse_entry, peek, verify_entry
 from privacy.audit.keys import KeyRing, PartyKey
-from privacy.audit.merkle import Tree, leaf_hash
-from privacy.durable import replace_file
+from privacy.audit.merkle import leaf_hash
+from privacy.audit.note import Note, NoteKey, NoteSignature
+from privacy.audit.store import ENTRIES, Store
+from privacy.audit.witness import Request, open_signed
+from privacy.durable import replace_file, sync_folder
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
 
-ENTRIES = "entries.jsonl"
+__all__ = [
+    "CHECKPOINT",
+    "CHECKPOINTS",
+    "COSIGNED",
+    "ENTRIES",
+    "KEYS",
+    "Log",
+    "Receipt",
+    "check_sequence",
+    "check_signer",
+]
+
 CHECKPOINT = "checkpoint"
+COSIGNED = "checkpoint.cosigned"
 CHECKPOINTS = "checkpoints.jsonl"
 KEYS = "keys.json"
 
@@ -81,13 +99,12 @@ class Log:
         self.origin = origin
         self._key = key
         self._lock = threading.Lock()
-        self._tree = Tree()
-        self._index: dict[bytes, int] = {}
         self._sequences: dict[str, int] = {}
         self._note = ""
         self._signed_size = -1
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = _open_alone(folder / ENTRIES)
+        sync_folder(folder.parent)
+        self._store = Store(folder)
         try:
             self._keys = KeyRing.load(folder / KEYS) if (folder / KEYS).exists() else KeyRing()
             for party in parties:
@@ -95,6 +112,7 @@ class Log:
             self._read()
             replace_file(folder / KEYS, self._keys.dump().encode())
             self._sign()
+            self._store.mend_tiles()
         except BaseException:
             self.close()
             raise
@@ -115,13 +133,13 @@ class Log:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return self._tree.size
+        return self._store.size
 
     @property
     def root(self) -> bytes:
         """Root of the tree over all entries."""
         with self._lock:
-            return self._tree.root()
+            return self._store.tree.root()
 
     @property
     def checkpoint(self) -> str:
@@ -130,9 +148,7 @@ class Log:
 
     def close(self) -> None:
         """Let another process write the log."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._store.close()
 
     def add_party(self, party: PartyKey) -> None:
         """Take entries signed by this key from now on; a key known already changes nothing."""
@@ -150,7 +166,7 @@ class Log:
     def holds(self, line: bytes) -> bool:
         """Whether the log has this entry."""
         with self._lock:
-            return leaf_hash(line) in self._index
+            return self._store.find(leaf_hash(line)) is not None
 
     def sequences(self) -> dict[str, int]:
         """The next number of every key that has signed, by key id; a copy."""
@@ -176,116 +192,187 @@ class Log:
             of order. None of `lines` was kept.
         """
         with self._lock:
-            leaves = [leaf_hash(line) for line in lines]
-            fresh: dict[bytes, bytes] = {}
-            sequences = dict(self._sequences)
-            for line, leaf in zip(lines, leaves, strict=True):
-                if leaf not in self._index and leaf not in fresh:
-                    self._check(parse_entry(line), sequences)
-                    fresh[leaf] = line
-            if fresh:
-                self._write(fresh)
-                self._sequences = sequences
-            self._sign()
-            size, root = self._tree.size, self._tree.root()
-            return [
-                Receipt(index=self._index[leaf], size=size, root=root, checkpoint=self._note)
-                for leaf in leaves
-            ]
+            entries = []
+            for line in lines:
+                known = self._store.find(leaf_hash(line)) is not None
+                entries.append(None if known else parse_entry(line))
+            for entry in entries:
+                if entry is not None:
+                    check_signer(entry, self._keys)
+            return self._keep(
+                [(leaf_hash(line), line, e) for line, e in zip(lines, entries, strict=True)]
+            )
+
+    def extend_checked(self, entries: Sequence[Entry]) -> list[Receipt]:
+        """`extend` for a caller that passed each entry through `check_signer` itself.
+
+        Raises:
+          VerificationError: An entry is out of order. None was kept.
+        """
+        with self._lock:
+            return self._keep([(leaf_hash(entry.line), entry.line, entry) for entry in entries])
+
+    def _keep(self, asked: Sequence[tuple[bytes, bytes, Entry | None]]) -> list[Receipt]:
+        fresh: dict[bytes, bytes] = {}
+        sequences = dict(self._sequences)
+        for leaf, line, entry in asked:
+            if self._store.find(leaf) is None and leaf not in fresh and entry is not None:
+                check_sequence(entry, sequences)
+                fresh[leaf] = line
+        old_size = self._store.size
+        if fresh:
+            self._store.append_many(list(fresh.items()))
+            self._sequences = sequences
+        self._sign()
+        if fresh:
+            self._store.write_tiles(old_size)
+        size, root, note = self._store.size, self._store.tree.root(), self._note
+        receipts = []
+        for leaf, _, _ in asked:
+            index = self._store.find(leaf)
+            if index is None:
+                raise TamperError("an entry that was kept is not in the log")
+            receipts.append(Receipt(index=index, size=size, root=root, checkpoint=note))
+        return receipts
 
     def lines(self, start: int = 0) -> list[bytes]:
         """The entries from number `start` on, as they were appended."""
         with self._lock:
-            content = (self.folder / ENTRIES).read_bytes()
-        return content.split(b"\n")[start:-1]
+            return self._store.lines(start)
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Proof that entry `index` is in the first `size`, for `merkle.verify_inclusion`."""
         with self._lock:
-            return self._tree.inclusion(index, size)
+            return self._store.tree.inclusion(index, size)
 
     def consistency(self, old_size: int, new_size: int) -> list[bytes]:
         """Proof that the log only grew between two sizes, for `merkle.verify_consistency`."""
         with self._lock:
-            return self._tree.consistency(old_size, new_size)
+            return self._store.tree.consistency(old_size, new_size)
 
-    def _check(self, entry: Entry, sequences: dict[str, int]) -> None:
-        check_signer(entry, self._keys)
-        check_sequence(entry, sequences)
+    def request(self, old_size: int) -> Request:
+        """What to ask of a witness that saw the first `old_size` entries last.
 
-    def _write(self, fresh: Mapping[bytes, bytes]) -> None:
-        content = b"".join(line + b"\n" for line in fresh.values())
-        end = os.fstat(self._file).st_size
-        try:
-            _write_all(self._file, content)
-            os.fsync(self._file)
-        except OSError:
-            # A full disk must not leave half a line in front of the next entry.
-            os.ftruncate(self._file, end)
-            raise
-        # A crash here leaves entries without a checkpoint: nobody was told, and the next start
-        # signs for them.
-        for leaf in fresh:
-            self._index[leaf] = self._tree.size
-            self._tree.append(leaf)
+        Raises:
+          ValueError: The log never had that many entries.
+        """
+        with self._lock:
+            size = self._signed_size
+            path = self._store.tree.consistency(old_size, size) if old_size else []
+            return Request(old_size=old_size, path=tuple(path), checkpoint=self._note)
+
+    @property
+    def cosigned(self) -> str:
+        """The newest checkpoint with witnesses' signatures, empty when there is none."""
+        path = self.folder / COSIGNED
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def add_cosignatures(
+        self, checkpoint: str, signatures: Iterable[NoteSignature], witnesses: Iterable[NoteKey]
+    ) -> str:
+        """Keep witnesses' signatures under a checkpoint of this log; returns it with them.
+
+        Signatures by others than `witnesses` are left out. Those of an older checkpoint than the
+        newest cosigned one are not kept.
+
+        Raises:
+          VerificationError: The checkpoint is not one that this log signed, or a witness's
+            signature does not verify: kept, it would spoil the note for every reader.
+        """
+        key = log_key(self.origin, self._key.public_key)
+        offered = Note(text=Note.parse(checkpoint).text, signatures=tuple(signatures))
+        good = [w for w in witnesses if cosigned_at(offered, w) is not None]
+        with self._lock:
+            signed = open_signed(checkpoint, key)
+            if signed.size > self.size or self._store.tree.root(signed.size) != signed.root:
+                raise VerificationError("expected a checkpoint of this log")
+            own = Note.parse(checkpoint)
+            note = Note(text=own.text, signatures=tuple(own.by(key))).with_signatures(
+                tuple(signature for w in good for signature in offered.by(w))
+            )
+            if self.cosigned:
+                known = open_signed(self.cosigned, key)
+                if known.size > signed.size:
+                    return str(note)
+                if known.size == signed.size:
+                    note = Note.parse(self.cosigned).with_signatures(note.signatures)
+            replace_file(self.folder / COSIGNED, str(note).encode())
+            return str(note)
 
     def _sign(self) -> None:
-        if self._signed_size == self._tree.size:
+        size = self._store.size
+        if self._signed_size == size:
             return
-        checkpoint = Checkpoint(origin=self.origin, size=self._tree.size, root=self._tree.root())
+        checkpoint = Checkpoint(origin=self.origin, size=size, root=self._store.tree.root())
         note = sign_checkpoint(checkpoint, self._key)
         replace_file(self.folder / CHECKPOINT, note.encode())
+        # Before anyone is told: else a power cut could bring back an older checkpoint, and what
+        # stands behind a checkpoint may be dropped.
+        sync_folder(self.folder)
         # Not synced: a lost line of this history costs an auditor precision, not certainty.
         with (self.folder / CHECKPOINTS).open("a", encoding="utf-8") as history:
             history.write(json.dumps(note, ensure_ascii=False) + "\n")
-        self._note, self._signed_size = note, checkpoint.size
+        self._note, self._signed_size = note, size
 
     def _read(self) -> None:
-        """Load what is there; drop a torn last line, refuse everything else that does not fit."""
-        content = (self.folder / ENTRIES).read_bytes()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            # The last write was cut off before it was acknowledged.
-            os.ftruncate(self._file, end)
-            os.fsync(self._file)
-        for index, line in enumerate(content[:end].split(b"\n")[:-1]):
-            try:
-                self._check(parse_entry(line), self._sequences)
-            except VerificationError as error:
+        """Load what is there; refuse what was changed, drop what was cut off."""
+        signed = self._read_checkpoint()
+        size = 0 if signed is None else signed.size
+        try:
+            for line in self._store.read():
+                if self._store.size < size:
+                    # It was checked when it was taken; the root will say whether it is the same.
+                    self._count(*peek(line))
+                    continue
+                if self._store.size == size:
+                    self._compare(signed)
+                entry = parse_entry(line)
+                check_signer(entry, self._keys)
+                check_sequence(entry, self._sequences)
+        except VerificationError as error:
+            if self._store.size < size:
                 raise TamperError(
-                    f"entry {index} of {self.folder}: {error}", entry=index
+                    f"entry {self._store.size} of {self.folder}: {error}",
+                    entry=self._store.size,
                 ) from None
-            leaf = leaf_hash(line)
-            self._index[leaf] = index
-            self._tree.append(leaf)
-        self._compare()
+            if isinstance(error, TamperError):
+                raise
+        self._compare(signed)
+        self._store.drop_rest()
 
-    def _compare(self) -> None:
+    def _count(self, key_id: str, sequence: int) -> None:
+        self._sequences[key_id] = sequence + 1
+
+    def _read_checkpoint(self) -> Checkpoint | None:
         path = self.folder / CHECKPOINT
         if not path.exists():
-            if self.size:
-                raise TamperError(
-                    f"expected a checkpoint beside the {self.size} entries of {self.folder}"
-                )
-            return
+            # The first checkpoint, of no entries, is on disk before the first entry is.
+            if (self.folder / CHECKPOINTS).exists() or (self.folder / ENTRIES).stat().st_size:
+                raise TamperError(f"expected a checkpoint beside the entries of {self.folder}")
+            return None
         note = path.read_text(encoding="utf-8")
         signed = open_checkpoint(note, self._key.public_key)
         if signed.origin != self.origin:
             raise ConfigError(
                 f"expected the log {self.origin!r} in {self.folder}, got {signed.origin!r}"
             )
+        self._note, self._signed_size = note, signed.size
+        return signed
+
+    def _compare(self, signed: Checkpoint | None) -> None:
+        if signed is None:
+            return
         if signed.size > self.size:
             raise TamperError(
                 f"expected {signed.size} entries in {self.folder}, got {self.size}",
                 hint="restore the log from a copy held by another party",
                 entry=self.size,
             )
-        if self._tree.root(signed.size) != signed.root:
+        if self._store.tree.root(signed.size) != signed.root:
             raise TamperError(
                 f"the entries of {self.folder} are not those that were signed for",
                 hint="run `cloister-audit verify` to find the first that differs",
             )
-        self._note, self._signed_size = note, signed.size
 
 
 def check_signer(entry: Entry, keys: KeyRing) -> None:
@@ -319,22 +406,3 @@ def check_sequence(entry: Entry, sequences: dict[str, int]) -> None:
             f" {what}"
         )
     sequences[entry.key_id] = expected + 1
-
-
-def _open_alone(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ConfigError(
-            f"{path.parent} is written by another process",
-            hint="stop the other process first; a log has one writer",
-        ) from None
-    return descriptor
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]

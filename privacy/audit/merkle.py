@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from privacy.errors import TamperError
 
+HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
@@ -24,7 +25,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def _split(size: int) -> int:
+def split(size: int) -> int:
     """The largest power of two smaller than `size`: how many leaves the left child holds."""
     return 1 << ((size - 1).bit_length() - 1)
 
@@ -33,25 +34,43 @@ class Tree:
     """A growing tree: O(log n) work an entry, and proofs for every size it ever had."""
 
     def __init__(self) -> None:
-        # Level 0 holds the leaves, level k the roots of all full subtrees with 2**k leaves.
-        # Nothing is ever replaced.
-        self._levels: list[list[bytes]] = [[]]
+        # Level 0 holds the leaves, level k the roots of all full subtrees with 2**k leaves, one
+        # after the other. Nothing is ever replaced. Flat bytes take a third of the memory that a
+        # list of hashes takes, and are what a tile holds.
+        self._levels: list[bytearray] = [bytearray()]
 
     @property
     def size(self) -> int:
         """Number of leaves."""
-        return len(self._levels[0])
+        return len(self._levels[0]) // HASH_BYTES
 
     def append(self, leaf: bytes) -> None:
         """Add the hash of the next entry, as `leaf_hash` gives it."""
-        level = 0
-        self._levels[0].append(leaf)
-        while len(self._levels[level]) % 2 == 0:
-            left, right = self._levels[level][-2:]
+        levels = self._levels
+        levels[0] += leaf
+        level, num = 0, len(levels[0]) // HASH_BYTES
+        while not num & 1:
+            node = hashlib.sha256(b"\x01" + levels[level][-2 * HASH_BYTES :]).digest()
             level += 1
-            if level == len(self._levels):
-                self._levels.append([])
-            self._levels[level].append(node_hash(left, right))
+            num >>= 1
+            if level == len(levels):
+                levels.append(bytearray())
+            levels[level] += node
+
+    def leaf(self, index: int) -> bytes:
+        """Hash of entry `index`."""
+        return self.hashes(0, index, index + 1)
+
+    def hashes(self, level: int, begin: int, end: int) -> bytes:
+        """Roots number `begin` to `end` of the full subtrees with 2**level leaves, in one piece.
+
+        Raises:
+          ValueError: The tree does not hold all of them.
+        """
+        held = len(self._levels[level]) // HASH_BYTES if level < len(self._levels) else 0
+        if not 0 <= begin <= end <= held:
+            raise ValueError(f"expected 0 <= begin <= end <= {held}, got {begin} and {end}")
+        return bytes(self._levels[level][begin * HASH_BYTES : end * HASH_BYTES])
 
     def root(self, size: int | None = None) -> bytes:
         """Root over the first `size` leaves, by default all.
@@ -75,7 +94,7 @@ class Tree:
         path = []
         begin, end = 0, size
         while end - begin > 1:
-            middle = begin + _split(end - begin)
+            middle = begin + split(end - begin)
             if index < middle:
                 path.append(self._range(middle, end))
                 end = middle
@@ -96,7 +115,7 @@ class Tree:
         path = []
         begin, end = 0, new_size
         while end != old_size:
-            middle = begin + _split(end - begin)
+            middle = begin + split(end - begin)
             if old_size <= middle:
                 path.append(self._range(middle, end))
                 end = middle
@@ -115,9 +134,36 @@ class Tree:
         size = end - begin
         if size & (size - 1) == 0:
             level = size.bit_length() - 1
-            return self._levels[level][begin >> level]
-        middle = begin + _split(size)
+            return self.hashes(level, begin >> level, (begin >> level) + 1)
+        middle = begin + split(size)
         return node_hash(self._range(begin, middle), self._range(middle, end))
+
+
+class Edge:
+    """The root of a growing tree and nothing else: what a reader needs who keeps no proofs."""
+
+    def __init__(self) -> None:
+        # Roots of the full subtrees that the leaves fall into, the largest first.
+        self._peaks: list[bytes] = []
+        self.size = 0
+
+    def append(self, leaf: bytes) -> None:
+        """Add the hash of the next entry, as `leaf_hash` gives it."""
+        node, num = leaf, self.size
+        while num & 1:
+            node = hashlib.sha256(b"\x01" + self._peaks.pop() + node).digest()
+            num >>= 1
+        self._peaks.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Root over all leaves so far."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        root = self._peaks[-1]
+        for peak in self._peaks[-2::-1]:
+            root = node_hash(peak, root)
+        return root
 
 
 def verify_inclusion(

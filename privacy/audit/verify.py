@@ -7,55 +7,49 @@ Four questions are asked of every entry, in this order:
 3. Is it that party's next one?
 4. Does it follow from what came before?
 
-The fourth holds the protocol's promises, each a method of `Rules`: a plan is the one whose digest
-is named; a site approved it before it spent budget under it; a round is within the plan; epsilon
-is recomputed from noise multiplier, sample rate and steps and never believed; budget is committed
-before an update leaves; an update is accepted only as sent; an adapter is released only from
-accepted updates.
+The fourth holds the protocol's promises: `privacy.audit.rules`. Where the log's own tiles still
+hash to a signed root, they tell which entry is not the one that was signed for; else it is only
+known to lie between two checkpoints.
 
 What this cannot show: that what an entry says is true of the world, and that nothing happened
 outside the log. A log cut off at an older checkpoint, history and all, looks like a shorter log:
 compare with a checkpoint that another party kept.
 """
 
-import hashlib
 import json
+import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import rfc8785
-
-from privacy.audit.checkpoint import Checkpoint, open_checkpoint
-from privacy.audit.entry import Entry, Event, parse_entry
-from privacy.audit.keys import KeyRing, Role
-from privacy.audit.log import CHECKPOINT, CHECKPOINTS, ENTRIES, KEYS, check_sequence, check_signer
-from privacy.audit.merkle import Tree, leaf_hash
+from privacy.audit.checkpoint import Checkpoint, log_key, open_checkpoint, parse_checkpoint
+from privacy.audit.entry import Entry
+from privacy.audit.keys import KeyRing
+from privacy.audit.log import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    COSIGNED,
+    ENTRIES,
+    KEYS,
+    check_sequence,
+)
+from privacy.audit.merkle import Edge, leaf_hash
+from privacy.audit.note import Note, NoteKey
+from privacy.audit.policy import Cosigned, Policy
+from privacy.audit.reader import Read, read_entries
+from privacy.audit.rules import Accountant, Rules
+from privacy.audit.store import read_lines
+from privacy.audit.tiles import TileReader
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.plan import RunPlan
 
-MAX_PRIOR = 10_000
 # A living writer signs for an entry within this time.
 _SIGNING_S = 1.0
-# Two machines' floating point differ in the last digits; a lie worth telling does not hide there.
-_TOLERANCE = 1e-3
-
-# Who refuses may name a plan that nobody offered: that is what was refused.
-_OF_ANY_PLAN = {
-    Event.PLAN_OFFERED,
-    Event.PLAN_REFUSED,
-    Event.BUDGET_REFUSED,
-    Event.INSTRUCTION_REFUSED,
-    Event.REPLY_REFUSED,
-    Event.UPDATE_REJECTED,
-}
-
-Accountant = Callable[[Iterable[calibrate.Event], float], float]
-_Round = tuple[str, str, int]  # plan digest, run id, server round
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,62 +74,241 @@ class VerifiedLog:
     num_checkpoints: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedLog:
+    """What is known of a log after every entry checked out.
+
+    Attributes:
+      checkpoint: What its operator signed.
+      keys: The keys that were used.
+      keys_from_log: The keys came with the log, so they prove only that it is consistent in
+        itself.
+      plans: Every plan that was offered, by digest.
+      num_checkpoints: How many older checkpoints were compared as well.
+      cosigned: The checkpoint that the policy's witnesses cosigned; None without a policy.
+    """
+
+    checkpoint: Checkpoint
+    keys: KeyRing
+    keys_from_log: bool
+    plans: Mapping[str, RunPlan]
+    num_checkpoints: int
+    cosigned: Cosigned | None
+
+
+Visitor = Callable[[int, Entry], None]
+_NOTHING: Read = (b"", None, None)
+
+
 def verify_log(
-    folder: Path, keys: KeyRing | None = None, *, accountant: Accountant = calibrate.epsilon
+    folder: Path,
+    keys: KeyRing | None = None,
+    *,
+    policy: Policy | None = None,
+    accountant: Accountant = calibrate.epsilon,
 ) -> VerifiedLog:
-    """Check the log in `folder`.
+    """Check the log in `folder` and return it with all its entries; see `check_log`."""
+    entries: list[Entry] = []
+    checked = check_log(
+        folder,
+        keys,
+        policy=policy,
+        accountant=accountant,
+        visit=lambda _, entry: entries.append(entry),
+    )
+    return VerifiedLog(
+        checkpoint=checked.checkpoint,
+        entries=tuple(entries),
+        keys=checked.keys,
+        keys_from_log=checked.keys_from_log,
+        plans=checked.plans,
+        num_checkpoints=checked.num_checkpoints,
+    )
+
+
+def check_log(
+    folder: Path,
+    keys: KeyRing | None = None,
+    *,
+    policy: Policy | None = None,
+    accountant: Accountant = calibrate.epsilon,
+    visit: Visitor = lambda index, entry: None,
+    num_jobs: int = 1,
+) -> CheckedLog:
+    """Check the log in `folder`, one entry in memory at a time.
 
     Args:
       folder: As `privacy.audit.log` writes it.
       keys: The parties' public keys; by default those that lie with the log.
+      policy: Whose cosignatures the log must have; by default nobody's.
       accountant: Recomputes epsilon of releases at a delta.
+      visit: Gets each entry and its number once it checked out.
+      num_jobs: Processes that check signatures.
 
     Raises:
       TamperError: Entries are not those that were signed for.
-      VerificationError: An entry is not its signer's, or does not follow from the earlier ones.
-        Both name the first wrong entry in `entry`.
+      VerificationError: An entry is not its signer's, or does not follow from the earlier ones,
+        or too few witnesses cosigned. It names the first wrong entry in `entry`.
       ConfigError: The folder holds no log, or the keys cannot be read.
     """
     keys_from_log = keys is None
     if keys is None:
         keys = KeyRing.load(folder / KEYS)
-    roots, checkpoint, lines, uncovered = _read_log(folder, keys)
-    tree = Tree()
+    try:
+        # In the order opposite to that of writing, so a log may grow meanwhile.
+        cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
+        history = _read_history(folder, keys)
+        checkpoint = open_by_operator(_read_text(folder / CHECKPOINT), keys)
+        roots = _compare_checkpoints(history, checkpoint)
+        if cosigned is not None:
+            _add_cosigned(roots, cosigned.checkpoint, checkpoint)
+        lines = read_lines(folder / ENTRIES)
+        signed = islice(lines, checkpoint.size)
+        with closing(read_entries(signed, keys, num_jobs=num_jobs)) as entries:
+            plans = _check_entries(folder, keys, checkpoint, roots, accountant, visit, entries)
+        _check_end(folder, keys, checkpoint.size, lines)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a log in {folder}: {error.filename}: {error.strerror}"
+        ) from None
+    if cosigned is not None and cosigned.checkpoint.size < checkpoint.size:
+        first = cosigned.checkpoint.size
+        raise VerificationError(
+            f"entry {first} is not cosigned: the quorum cosigned {first} of"
+            f" {checkpoint.size} entries",
+            hint="have the witnesses cosign the newest checkpoint, and copy the log again",
+            entry=first,
+        )
+    return CheckedLog(
+        checkpoint=checkpoint,
+        keys=keys,
+        keys_from_log=keys_from_log,
+        plans=plans,
+        num_checkpoints=len(roots),
+        cosigned=cosigned,
+    )
+
+
+def _check_entries(
+    folder: Path,
+    keys: KeyRing,
+    checkpoint: Checkpoint,
+    roots: Mapping[int, bytes],
+    accountant: Accountant,
+    visit: Visitor,
+    entries: Iterator[Read],
+) -> Mapping[str, RunPlan]:
+    edge = Edge()
     rules = Rules(keys, accountant)
     sequences: dict[str, int] = {}
-    entries: list[Entry] = []
     good_size = 0
-    for index, line in enumerate(lines):
-        entry = None
+    leaves: list[bytes] = []  # of the entries since then
+    while edge.size < checkpoint.size:
+        index, entry = edge.size, None
         try:
-            entry = parse_entry(line)
-            check_signer(entry, keys)
-            tree.append(leaf_hash(line))
-            if tree.size in roots:
-                _check_root(tree, roots[tree.size], good_size)
-                good_size = tree.size
+            line, entry, problem = next(entries, _NOTHING)
+            if not line:
+                raise TamperError(
+                    f"entry {index} is missing: the checkpoint signs for {checkpoint.size}"
+                    f" entries, the log holds {index}",
+                    hint="ask the other parties for their copies of the log",
+                )
+            leaves.append(leaf_hash(line))
+            if entry is None or problem is not None:
+                raise problem or VerificationError("expected an entry")
+            edge.append(leaves[-1])
+            if edge.size in roots:
+                _check_root(edge, roots[edge.size], good_size)
+                good_size, leaves = edge.size, []
             check_sequence(entry, sequences)
             rules.check(entry, index)
         except VerificationError as error:
+            changed = _first_changed(folder, checkpoint, leaves, good_size)
+            # An error of this very line says more than that it is not the one signed for.
+            if changed is not None and (changed != index or error.entry is not None):
+                raise _placed(_not_signed(changed, changed), changed, None) from None
             raise _placed(error, index, entry) from None
-        entries.append(entry)
-    if tree.size < checkpoint.size:
+        visit(index, entry)
+    return rules.plans
+
+
+def _check_end(folder: Path, keys: KeyRing, size: int, lines: Iterator[bytes]) -> None:
+    """Check that no entry stands behind the newest checkpoint.
+
+    Raises:
+      TamperError: One does, and no writer is about to sign for it.
+    """
+    num_lines = size + sum(1 for _ in lines)
+    with (folder / ENTRIES).open("rb") as opened:
+        opened.seek(0, os.SEEK_END)
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+            num_lines += opened.read(1) != b"\n"
+    if num_lines <= size:
+        return
+    later = open_by_operator(_read_text(folder / CHECKPOINT), keys)
+    deadline = time.monotonic() + _SIGNING_S
+    while later.size < num_lines and time.monotonic() < deadline:
+        # The writer may be between an entry and its checkpoint right now.
+        threading.Event().wait(0.05)
+        later = open_by_operator(_read_text(folder / CHECKPOINT), keys)
+    if later.size < num_lines:
         raise TamperError(
-            f"entry {tree.size} is missing: the checkpoint signs for {checkpoint.size} entries,"
-            f" the log holds {tree.size}",
-            hint="ask the other parties for their copies of the log",
-            entry=tree.size,
+            f"entry {later.size} is not signed for: the newest checkpoint ends before it",
+            hint="if the coordinator was killed, start it once: it drops or signs its end",
+            entry=later.size,
         )
-    if uncovered is not None:
-        raise uncovered
-    return VerifiedLog(
-        checkpoint=checkpoint,
-        entries=tuple(entries),
-        keys=keys,
-        keys_from_log=keys_from_log,
-        plans=rules.plans,
-        num_checkpoints=len(roots),
-    )
+
+
+def _read_cosigned(folder: Path, policy: Policy, keys: KeyRing) -> Cosigned:
+    """The newest checkpoint that the policy believes."""
+    found: Cosigned | None = None
+    problem: VerificationError | None = None
+    for name in (COSIGNED, CHECKPOINT):
+        if not (folder / name).exists():
+            continue
+        note = _read_text(folder / name)
+        try:
+            this = policy.check(note, () if policy.logs else _log_keys(note, keys))
+        except VerificationError as error:
+            problem = problem or error
+            continue
+        if found is None or this.checkpoint.size > found.checkpoint.size:
+            found = this
+    if found is None:
+        raise problem or VerificationError(f"expected a checkpoint in {folder}, got none")
+    return found
+
+
+def _log_keys(note: str, keys: KeyRing) -> list[NoteKey]:
+    """The coordinator's keys, under the name that the note gives its log."""
+    origin = parse_checkpoint(Note.parse(note).text).origin
+    try:
+        return [log_key(origin, key.public_key) for key in keys.coordinator_keys()]
+    except ValueError as error:
+        raise VerificationError(str(error)) from None
+
+
+def _add_cosigned(roots: dict[int, bytes], cosigned: Checkpoint, newest: Checkpoint) -> None:
+    """Have the entries compared with what the witnesses saw, too.
+
+    Raises:
+      TamperError: The witnesses saw another log.
+    """
+    if cosigned.origin != newest.origin:
+        raise TamperError(f"the witnesses cosigned another log, {cosigned.origin!r}")
+    if cosigned.size > newest.size:
+        raise TamperError(
+            f"entry {newest.size} is missing: witnesses cosigned {cosigned.size} entries, the"
+            f" newest checkpoint signs for {newest.size}",
+            hint="ask the witnesses for their copies of the checkpoint",
+            entry=newest.size,
+        )
+    if cosigned.size and roots.setdefault(cosigned.size, cosigned.root) != cosigned.root:
+        raise TamperError(
+            f"the log's operator signed two different logs of {cosigned.size} entries",
+            hint="keep both checkpoints: together they prove the fork",
+        )
 
 
 def _placed(error: VerificationError, index: int, entry: Entry | None) -> VerificationError:
@@ -147,51 +320,38 @@ def _placed(error: VerificationError, index: int, entry: Entry | None) -> Verifi
     return type(error)(f"entry {where}{what}: {error}", hint=error.hint, entry=where)
 
 
-def _check_root(tree: Tree, root: bytes, good_size: int) -> None:
-    if tree.root() == root:
-        return
-    first, last = good_size, tree.size - 1
+def _first_changed(
+    folder: Path, checkpoint: Checkpoint, leaves: list[bytes], start: int
+) -> int | None:
+    """The first of the entries from `start` on that is not the one that was signed for.
+
+    None when they all are, or when the tiles beside the log do not hash to the signed root.
+    """
+    edge, found = Edge(), None
+    try:
+        for index, leaf in enumerate(TileReader(folder, checkpoint.size).leaves()):
+            edge.append(leaf)
+            place = index - start
+            if found is None and 0 <= place < len(leaves) and leaves[place] != leaf:
+                found = index
+    except ConfigError:
+        return None
+    return found if edge.root() == checkpoint.root else None
+
+
+def _check_root(edge: Edge, root: bytes, good_size: int) -> None:
+    if edge.root() != root:
+        raise _not_signed(good_size, edge.size - 1)
+
+
+def _not_signed(first: int, last: int) -> TamperError:
     which = "it is" if first == last else f"one of entries {first} to {last} is"
-    raise TamperError(
+    return TamperError(
         f"{which} not what the log's operator signed for: changed, inserted, moved, or one"
         " before it taken away",
         hint="ask the other parties for their copies of the log",
         entry=first,
     )
-
-
-def _read_log(
-    folder: Path, keys: KeyRing
-) -> tuple[dict[int, bytes], Checkpoint, list[bytes], TamperError | None]:
-    """Older roots by size, the newest checkpoint, the lines it signs for, and what is beyond.
-
-    Read in the order opposite to that of writing, so a log may grow meanwhile.
-    """
-    try:
-        uncovered = None
-        history = _read_history(folder, keys)
-        checkpoint = _open(_read_text(folder / CHECKPOINT), keys)
-        content = (folder / ENTRIES).read_bytes()
-        num_lines = content.count(b"\n") + bool(content and not content.endswith(b"\n"))
-        if num_lines > checkpoint.size:
-            later = _open(_read_text(folder / CHECKPOINT), keys)
-            deadline = time.monotonic() + _SIGNING_S
-            while later.size < num_lines and time.monotonic() < deadline:
-                # The writer may be between an entry and its checkpoint right now.
-                threading.Event().wait(0.05)
-                later = _open(_read_text(folder / CHECKPOINT), keys)
-            if later.size < num_lines:
-                uncovered = TamperError(
-                    f"entry {later.size} is not signed for: the newest checkpoint ends before it",
-                    hint="if the coordinator was killed, start it once: it drops or signs its end",
-                    entry=later.size,
-                )
-    except OSError as error:
-        raise ConfigError(
-            f"expected a log in {folder}: {error.filename}: {error.strerror}"
-        ) from None
-    roots = _compare_checkpoints(history, checkpoint)
-    return roots, checkpoint, content.split(b"\n")[:-1][: checkpoint.size], uncovered
 
 
 def _read_text(path: Path) -> str:
@@ -201,8 +361,13 @@ def _read_text(path: Path) -> str:
         raise VerificationError(f"expected text in {path}") from None
 
 
-def _open(note: str, keys: KeyRing) -> Checkpoint:
-    """The checkpoint, signed by any of the coordinator's keys."""
+def open_by_operator(note: str, keys: KeyRing) -> Checkpoint:
+    """The checkpoint, signed by any of the coordinator's keys.
+
+    Raises:
+      VerificationError: None of them signed it.
+      ConfigError: There is no coordinator's key.
+    """
     problem: VerificationError | None = None
     for key in keys.coordinator_keys():
         try:
@@ -224,7 +389,7 @@ def _read_history(folder: Path, keys: KeyRing) -> list[Checkpoint]:
             note = None
         if not isinstance(note, str):
             raise TamperError(f"expected a checkpoint a line in {path}")
-        history.append(_open(note, keys))
+        history.append(open_by_operator(note, keys))
     return history
 
 
@@ -247,338 +412,3 @@ def _compare_checkpoints(history: list[Checkpoint], newest: Checkpoint) -> dict[
                 entry=newest.size,
             )
     return roots
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise VerificationError(message)
-
-
-class Rules:
-    """What may follow what. `check` takes the entries in the log's order.
-
-    A log's writer asks it too, before it takes an entry: then no party can put one into the log at
-    which every later verification would stop.
-    """
-
-    def __init__(self, keys: KeyRing, accountant: Accountant) -> None:
-        self.plans: dict[str, RunPlan] = {}
-        self._keys = keys
-        self._accountant = accountant
-        self._recompute = True
-        self._federation = ""
-        self._enrolled: dict[str, str] = {}
-        self._revoked: set[str] = set()
-        self._approved: dict[str, set[str]] = {}
-        self._runs: dict[str, str] = {}
-        self._reserved: dict[str, dict[_Round, Entry]] = {}
-        self._committed: dict[str, dict[_Round, Entry]] = {}
-        self._sent: dict[str, dict[_Round, str]] = {}
-        self._accepted: dict[_Round, dict[str, str]] = {}
-        self._released: dict[str, int] = {}
-        self._checks: Mapping[Event, Callable[[Entry], None]] = {
-            Event.SITE_ENROLLED: self._site_enrolled,
-            Event.SITE_REVOKED: self._site_revoked,
-            Event.PLAN_OFFERED: self._plan_offered,
-            Event.RUN_STARTED: self._run_started,
-            Event.UPDATE_ACCEPTED: self._update_accepted,
-            Event.ADAPTER_RELEASED: self._adapter_released,
-            Event.ROUND_FAILED: self._round_failed,
-            Event.RUN_FINISHED: self._run_finished,
-            Event.PLAN_APPROVED: self._plan_approved,
-            Event.DATA_MASKED: self._data_masked,
-            Event.BUDGET_RESERVED: self._budget_reserved,
-            Event.BUDGET_COMMITTED: self._budget_committed,
-            Event.UPDATE_SENT: self._update_sent,
-        }
-
-    def check(self, entry: Entry, index: int, *, recompute: bool = True) -> None:
-        """Check one entry and remember what it allows.
-
-        Args:
-          entry: The entry; its signature and its number are checked by others.
-          index: Its place in the log.
-          recompute: False believes the epsilons, for a writer that computed them before.
-
-        Raises:
-          VerificationError: It does not follow from the earlier ones; nothing is remembered.
-        """
-        self._recompute = recompute
-        first = entry.event is Event.FEDERATION_CREATED
-        _need(first == (index == 0), "expected a log to begin with federation-created, once")
-        if first:
-            self._federation = entry.predicate["federation"]
-        if entry.role is Role.SITE:
-            self._check_enrolled(entry)
-        plan = entry.subjects.get("plan")
-        if plan is not None and entry.event not in _OF_ANY_PLAN:
-            _need(plan in self.plans, "expected a plan that was offered, got another digest")
-        check = self._checks.get(entry.event)
-        if check is not None:
-            check(entry)
-
-    def _check_enrolled(self, entry: Entry) -> None:
-        key = self._keys.find(entry.key_id)
-        enrolled = self._enrolled.get(entry.party)
-        _need(enrolled is not None, f"expected {entry.party} to be enrolled before it acts")
-        _need(
-            key is not None and key.public_key.hex() == enrolled,
-            f"expected {entry.party} to sign with the key that it enrolled with",
-        )
-
-    def _site_enrolled(self, entry: Entry) -> None:
-        site, signing_key = entry.predicate["site"], entry.predicate["signing_key"]
-        known = [key.public_key.hex() for key in self._keys if key.party == site]
-        _need(
-            not known or signing_key in known,
-            f"expected {site} to be enrolled with the key we have of it, got another",
-        )
-        self._enrolled[site] = signing_key
-        self._revoked.discard(site)
-
-    def _site_revoked(self, entry: Entry) -> None:
-        site = entry.predicate["site"]
-        _need(site in self._enrolled, f"expected an enrolled site, got {site}")
-        self._revoked.add(site)
-
-    def _plan_offered(self, entry: Entry) -> None:
-        content = rfc8785.dumps(entry.predicate["plan"])
-        digest = "sha256:" + hashlib.sha256(content).hexdigest()
-        _need(
-            digest == entry.subjects["plan"],
-            f"the plan hashes to {digest[:23]}, the entry names {entry.subjects['plan'][:23]}",
-        )
-        try:
-            plan = RunPlan.parse(content)
-            self._check_claim(plan)
-        except (ConfigError, ValueError) as error:
-            raise VerificationError(f"the plan is none: {error}") from None
-        _need(
-            plan.federation == self._federation,
-            f"expected a plan of {self._federation}, got one of {plan.federation}",
-        )
-        self.plans[digest] = plan
-
-    def _check_claim(self, plan: RunPlan) -> None:
-        cost = self._accountant(
-            [calibrate.run_event(plan.mechanism, plan.rounds.num_rounds)], plan.mechanism.delta
-        )
-        _need(
-            _at_most(cost, plan.mechanism.target_epsilon),
-            f"the plan claims epsilon {plan.mechanism.target_epsilon:g}, its noise gives"
-            f" {cost:.4g}",
-        )
-
-    def _plan_approved(self, entry: Entry) -> None:
-        plan = self.plans[entry.subjects["plan"]]
-        _need(
-            any(share.name == entry.party for share in plan.sites),
-            f"expected a plan in which {entry.party} takes part",
-        )
-        self._approved.setdefault(entry.subjects["plan"], set()).add(entry.party)
-
-    def _run_started(self, entry: Entry) -> None:
-        digest, run_id = entry.subjects["plan"], entry.predicate["run_id"]
-        num_approved = len(self._approved.get(digest, set()))
-        needed = self.plans[digest].rounds.min_sites
-        _need(
-            num_approved >= needed,
-            f"expected approvals of {needed} sites before the run, got {num_approved}",
-        )
-        _need(
-            self._runs.setdefault(run_id, digest) == digest,
-            f"expected run {run_id} to keep its plan, got another digest",
-        )
-
-    def _round(self, entry: Entry) -> _Round:
-        """The round that the entry is about, within a run of its plan."""
-        digest = entry.subjects.get("plan")
-        run_id, server_round = entry.predicate["run_id"], entry.predicate["server_round"]
-        started = self._runs.get(run_id)
-        _need(started is not None, f"expected a run that was started, got {run_id}")
-        if started is None or (digest is not None and digest != started):
-            raise VerificationError(f"expected the plan of run {run_id}, got another digest")
-        num_rounds = self.plans[started].rounds.num_rounds
-        _need(
-            server_round <= num_rounds,
-            f"expected rounds 1 to {num_rounds}, as the plan says, got {server_round}",
-        )
-        return started, run_id, server_round
-
-    def _data_masked(self, entry: Entry) -> None:
-        digest = entry.subjects.get("plan")
-        if digest is not None:
-            expected = list(self.plans[digest].masking.entity_types)
-            _need(
-                entry.predicate["entity_types"] == expected,
-                f"expected {len(expected)} entity types to be masked, as the plan says",
-            )
-
-    def _budget_reserved(self, entry: Entry) -> None:
-        site, place = entry.party, self._round(entry)
-        _need(
-            site in self._approved.get(place[0], set()),
-            f"expected {site} to approve the plan before it spends budget under it",
-        )
-        _need(
-            place not in self._committed.get(site, {}),
-            f"expected round {place[2]} to be spent once, got a second reservation",
-        )
-        self._check_spend(entry, place)
-        self._reserved.setdefault(site, {})[place] = entry
-
-    def _budget_committed(self, entry: Entry) -> None:
-        site, place = entry.party, self._round(entry)
-        reserved = self._reserved.get(site, {}).get(place)
-        _need(
-            reserved is not None, f"expected a reservation of round {place[2]} before its commit"
-        )
-        _need(
-            reserved is not None and reserved.predicate == entry.predicate,
-            f"expected the commit of round {place[2]} to say what its reservation said",
-        )
-        earlier = self._committed.setdefault(site, {}).setdefault(place, entry)
-        _need(
-            earlier.subjects == entry.subjects,
-            f"expected one commit of round {place[2]}, got a second for another update",
-        )
-
-    def _check_spend(self, entry: Entry, place: _Round) -> None:
-        """Recompute what the entry says that was spent."""
-        said = entry.predicate
-        plan = self.plans[place[0]]
-        mechanism = plan.mechanism
-        try:
-            this = calibrate.Event(
-                said["noise_multiplier"], said["sample_rate"], said["num_steps"]
-            )
-            prior = [calibrate.Event(*release) for release in said["prior"]]
-        except ValueError as error:
-            raise VerificationError(str(error)) from None
-        _need(
-            this == calibrate.round_event(mechanism),
-            "expected noise multiplier, sample rate and steps of the plan",
-        )
-        _need(
-            mechanism.delta <= said["delta"] < 1,
-            f"expected a delta from the plan's {mechanism.delta:g} to 1, got {said['delta']:g}",
-        )
-        _need(len(prior) <= MAX_PRIOR, f"expected at most {MAX_PRIOR} earlier releases")
-        others = [
-            (other, known)
-            for other, known in self._reserved.get(entry.party, {}).items()
-            if other != place and self.plans[other[0]].mechanism.unit == mechanism.unit
-        ]
-        known_steps = _count(
-            calibrate.round_event(self.plans[known.subjects["plan"]].mechanism)
-            for _, known in others
-        )
-        prior_steps = _count(prior)
-        _need(
-            all(prior_steps[kind] >= num_steps for kind, num_steps in known_steps.items()),
-            "expected all earlier releases of this site among the prior ones",
-        )
-        if not self._recompute:
-            return
-        num_rounds = 1 + sum(other[:2] == place[:2] for other, _ in others)
-        run = self._accountant([calibrate.run_event(mechanism, num_rounds)], mechanism.delta)
-        total = self._accountant([*prior, this], said["delta"])
-        _need(
-            _at_most(run, said["epsilon_run"]),
-            f"epsilon of the run does not follow: {num_rounds} rounds give {run:.4g}, the entry"
-            f" says {said['epsilon_run']:.4g}",
-        )
-        _need(
-            _at_most(total, said["epsilon_total"]) and _at_most(said["epsilon_total"], total),
-            f"epsilon in total does not follow: the releases give {total:.4g}, the entry says"
-            f" {said['epsilon_total']:.4g}",
-        )
-        _need(
-            _at_most(said["epsilon_run"], mechanism.target_epsilon),
-            f"epsilon {said['epsilon_run']:.4g} of the run is over the plan's"
-            f" {mechanism.target_epsilon:.4g}",
-        )
-        _need(
-            _at_most(said["epsilon_total"], said["budget_epsilon"]),
-            f"epsilon {said['epsilon_total']:.4g} is over the site's budget"
-            f" {said['budget_epsilon']:.4g}",
-        )
-
-    def _update_sent(self, entry: Entry) -> None:
-        site, place, update = entry.party, self._round(entry), entry.subjects["update"]
-        _need(
-            site in self._approved.get(place[0], set()),
-            f"expected {site} to approve the plan before it sends an update under it",
-        )
-        committed = self._committed.get(site, {}).get(place)
-        _need(
-            committed is not None,
-            f"expected the budget of round {place[2]} to be committed before its update leaves",
-        )
-        _need(
-            committed is not None and committed.subjects.get("update", update) == update,
-            f"expected the update for which the budget of round {place[2]} was committed",
-        )
-        max_bytes = self.plans[place[0]].exits.max_update_bytes
-        _need(
-            entry.predicate["update_bytes"] <= max_bytes,
-            f"expected at most {max_bytes} bytes, as the plan says",
-        )
-        _need(
-            self._sent.setdefault(site, {}).setdefault(place, update) == update,
-            f"expected one update in round {place[2]}, got a second, different one",
-        )
-
-    def _update_accepted(self, entry: Entry) -> None:
-        site, place, update = entry.predicate["site"], self._round(entry), entry.subjects["update"]
-        _need(site not in self._revoked, f"expected no update of {site}, which is revoked")
-        _need(
-            self._sent.get(site, {}).get(place) == update,
-            f"expected an update that {site} sent in round {place[2]}, got another digest",
-        )
-        _need(
-            self._accepted.setdefault(place, {}).setdefault(site, update) == update,
-            f"expected one update of {site} in round {place[2]}, got a second",
-        )
-
-    def _adapter_released(self, entry: Entry) -> None:
-        place, sites = self._round(entry), entry.predicate["sites"]
-        missing = sorted(set(sites) - set(self._accepted.get(place, {})))
-        _need(
-            not missing,
-            f"the adapter of round {place[2]} names {', '.join(missing)}, whose update was not"
-            " accepted",
-        )
-        needed = self.plans[place[0]].rounds.min_sites
-        _need(
-            len(sites) >= needed, f"expected updates of at least {needed} sites, got {len(sites)}"
-        )
-        _need(
-            place[2] > self._released.get(place[1], 0),
-            f"expected one adapter a round, in order, got round {place[2]} again or late",
-        )
-        self._released[place[1]] = place[2]
-
-    def _round_failed(self, entry: Entry) -> None:
-        self._round(entry)
-
-    def _run_finished(self, entry: Entry) -> None:
-        digest = self._runs.get(entry.predicate["run_id"])
-        if digest is None:
-            raise VerificationError("expected the end of a run that was started")
-        num_rounds = self.plans[digest].rounds.num_rounds
-        _need(
-            entry.predicate["num_rounds"] <= num_rounds,
-            f"expected at most {num_rounds} rounds, as the plan says",
-        )
-
-
-def _at_most(value: float, bound: float) -> bool:
-    return value <= bound + _TOLERANCE * max(1.0, bound)
-
-
-def _count(events: Iterable[calibrate.Event]) -> Counter[tuple[float, float]]:
-    counts: Counter[tuple[float, float]] = Counter()
-    for event in events:
-        counts[(event.noise_multiplier, event.sample_rate)] += event.num_steps
-    return counts

@@ -99,3 +99,22 @@ def test_private_and_plain_steps_train_the_same_tensors(monkeypatch: pytest.Monk
     case = Case(base="nano", num_examples=1, num_tokens=4)
     for name in ("private", "plain"):
         assert steps.timed(steps.SIDES[name](case)) > 0
+
+
+def test_evidence_is_measured_beside_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "audit.json"
+    sizes = ["--entries", "300", "--signed", "20", "--batch", "10"]
+    assert main(["audit", *sizes, "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["unit"] for row in rows[:3]] == ["entries/s"] * 3
+    assert all(row["ours"] > 0 for row in rows)
+    assert all(row["ratio"] == pytest.approx(row["ours"] / row["other"]) for row in rows[:3])
+    assert rows[0]["case"] in capsys.readouterr().out
+
+
+def test_an_empty_log_cannot_be_measured() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["audit", "--signed", "0"])
+    assert caught.value.code == 2

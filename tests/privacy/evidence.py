@@ -12,7 +12,7 @@ from model.config import AdapterConfig, BaseRef, TensorSpec
 from privacy.audit.entry import Event, commit, make_entry
 from privacy.audit.keys import KeyRing, PartyKey, Role
 from privacy.audit.log import Log
-from privacy.audit.verify import Accountant
+from privacy.audit.rules import Accountant
 from privacy.dp import calibrate
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.masking.config import MaskingConfig

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from privacy.audit.cosignature import CosigningKey
 from privacy.audit.entry import Event
 from privacy.audit.log import ENTRIES, KEYS
+from privacy.audit.note import Note
 from privacy.cli import build_parser, main
 from privacy.dp import calibrate
 from tests.privacy.evidence import Federation, make_plan
@@ -103,6 +106,12 @@ def test_show_prints_one_line_an_entry(log: Path, capsys: pytest.CaptureFixture[
         (["--site", "bank_a", "--event", "update-sent"], 2),
         (["--run", "7", "--event", "adapter-released"], 2),
         (["--run", "8"], 0),
+        (["--since", "2026-11-20"], 51),
+        (["--since", "2026-11-21"], 0),
+        (["--until", "2026-11-20"], 51),
+        (["--until", "2026-11-19"], 0),
+        (["--since", "2026-11-20T08:00:14Z", "--until", "2026-11-20T08:00:21Z"], 2),
+        (["--since", "2026-11-20T09:00:14+01:00", "--until", "2026-11-20T08:00:21"], 2),
     ],
 )
 def test_show_shows_what_is_asked_for(
@@ -112,6 +121,136 @@ def test_show_shows_what_is_asked_for(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == num_lines
     assert all(Event(json.loads(line)["event"]) for line in lines)
+
+
+def test_a_time_that_is_none_is_wrong_use(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(log), "--since", "yesterday"]) == 2
+    assert "expected a day as 2026-11-20" in capsys.readouterr().err
+
+
+def test_a_sample_is_the_same_for_everyone(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", str(log), "--seed", "audit 7", "--count", "5", "--json"]) == 0
+    first = capsys.readouterr().out
+    assert main(["sample", str(log), "--seed", "audit 7", "--count", "5", "--json"]) == 0
+    assert capsys.readouterr().out == first
+    assert len(first.splitlines()) == 5
+    options = ["--seed", "audit 7", "--count", "99", "--event", "update-sent"]
+    assert main(["sample", str(log), *options, "--json"]) == 0
+    drawn = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["event"] for entry in drawn] == ["update-sent"] * 6
+    assert main(["sample", str(log), "--seed", "s", "--count", "0"]) == 2
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("entry", [0, 17, 50])
+def test_a_proof_is_enough_to_show_an_entry(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], entry: int, tiles: bool
+) -> None:
+    keys = Path(shutil.copy(log / KEYS, tmp_path / "keys.json"))
+    proof = tmp_path / "entry.tlog-proof"
+    if not tiles:
+        shutil.rmtree(log / "tile")
+    assert main(["prove", str(log), str(entry), "--out", str(proof)]) == 0
+    assert capsys.readouterr().out == f"{proof}\n"
+    shutil.rmtree(log)
+    assert main(["check-proof", str(proof), "--keys", str(keys)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"verified: entry {entry} of cloister/lakeside, which had 51\n")
+    assert main(["check-proof", str(proof), "--keys", str(keys), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["entry"]["entry"] == entry
+
+
+def test_a_changed_proof_is_found(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proof = tmp_path / "entry.tlog-proof"
+    assert main(["prove", str(log), "17", "--out", str(proof)]) == 0
+    text = proof.read_text(encoding="utf-8")
+    for changed in (
+        text.replace("index 17", "index 18"),
+        text.replace("\n51\n", "\n50\n"),
+        text.replace("extra ey", "extra fy"),
+        text[: len(text) // 2],
+        "c2sp.org/tlog-proof@v1\n",
+        "",
+    ):
+        proof.write_text(changed, encoding="utf-8")
+        assert main(["check-proof", str(proof), "--keys", str(log / KEYS)]) == 1
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_no_proof_is_made_from_a_log_that_is_wrong(log: Path, tmp_path: Path) -> None:
+    edit(log, 17)
+    out = tmp_path / "entry.tlog-proof"
+    assert main(["prove", str(log), "17", "--out", str(out)]) == 1
+    assert not out.exists()
+    assert main(["prove", str(log), "51", "--out", str(out)]) == 1
+
+
+def cosigned(log: Path, tmp_path: Path, *names: str) -> Path:
+    """A policy of two of three witnesses, and the log cosigned by some of them."""
+    keys = {name: CosigningKey.generate(f"example.com/{name}") for name in ("w1", "w2", "w3")}
+    note = Note.parse((log / "checkpoint").read_text(encoding="utf-8"))
+    at = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
+    signed = note.with_signatures(tuple(keys[name].cosign(note.text, at) for name in names))
+    (log / "checkpoint.cosigned").write_text(str(signed), encoding="utf-8")
+    lines = [f"witness {name} {key.public.vkey}" for name, key in keys.items()]
+    policy = tmp_path / "policy"
+    policy.write_text("\n".join([*lines, "group all3 2 w1 w2 w3", "quorum all3", ""]))
+    return policy
+
+
+def test_verify_asks_for_the_quorum_of_a_policy(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = cosigned(log, tmp_path, "w1", "w3")
+    arguments = [str(log), "--keys", str(log / KEYS), "--policy", str(policy)]
+    assert main(["verify", *arguments]) == 0
+    assert "cosigned  w1: 2026-11-20T09:00:00+00:00\n" in capsys.readouterr().out
+    proof = str(tmp_path / "p.tlog-proof")
+    assert main(["prove", str(log), "3", "--out", proof]) == 0
+    assert main(["check-proof", proof, *arguments[1:]]) == 0
+    assert "cosigned  w1, w3\n" in capsys.readouterr().out
+    policy = cosigned(log, tmp_path, "w2")
+    arguments[-1] = str(policy)
+    assert main(["verify", *arguments]) == 1
+    assert "lacks its quorum 'all3': cosigned by w2" in capsys.readouterr().err
+    policy.write_text("witness w1\n")
+    assert main(["verify", *arguments]) == 1
+    assert f"{policy}: line 1: expected" in capsys.readouterr().err
+
+
+def test_compare_names_the_first_difference(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(log, tmp_path / "other"))
+    assert main(["compare", str(log), str(other)]) == 0
+    assert capsys.readouterr().out.startswith("same: 51 entries with root ")
+    assert main(["compare", str(log), str(other / "checkpoint")]) == 0
+    capsys.readouterr()
+    edit(other, 17)
+    assert main(["compare", str(log), str(other), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["first_difference"] == 17
+    assert json.loads(out)["fork"] is False
+    assert f"{other} does not hold what its checkpoint is over" in err
+
+
+def test_tiles_are_written_for_other_programs(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "public"
+    assert main(["tiles", str(log), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    bundle = (out / "tile/entries/000.p/51").read_bytes()
+    lines = (log / ENTRIES).read_bytes().split(b"\n")[:-1]
+    assert bundle == b"".join(len(line).to_bytes(2, "big") + line for line in lines)
+    assert len((out / "tile/0/000.p/51").read_bytes()) == 51 * 32
+    assert (out / "checkpoint").read_bytes() == (log / "checkpoint").read_bytes()
+    assert main(["tiles", str(log), "--out", str(out)]) == 1
+    assert "not empty" in capsys.readouterr().err
+    edit(log, 17)
+    assert main(["tiles", str(log), "--out", str(tmp_path / "other")]) == 1
 
 
 def test_show_goes_on_behind_an_entry_that_is_none(
@@ -157,7 +296,20 @@ def test_wrong_use_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixt
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["verify"], ["show"], ["report"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["verify"],
+        ["show"],
+        ["report"],
+        ["sample"],
+        ["prove"],
+        ["check-proof"],
+        ["compare"],
+        ["tiles"],
+    ],
+)
 def test_every_command_helps_with_an_example(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """An entry says what its form allows, in one spelling, signed by whoever says it."""
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -8,11 +9,20 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 
-from privacy.audit.entry import FORMS, Entry, Event, commit, make_entry, parse_entry, verify_entry
+from privacy.audit.entry import (
+    FORMS,
+    Entry,
+    Event,
+    _load,
+    commit,
+    make_entry,
+    parse_entry,
+    verify_entry,
+)
 from privacy.errors import VerificationError
 from privacy.pki.identity import SigningKey
 
@@ -192,6 +202,48 @@ def test_no_changed_byte_passes(data: st.DataObject) -> None:
     changed[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(VerificationError):
         verify_entry(parse_entry(bytes(changed)), KEY.public_key)
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats()
+    | st.text(st.characters(codec="utf-8"), max_size=8)
+    | st.text(st.characters(max_codepoint=0x7F), max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=4), JSON_VALUES, max_size=4), st.booleans())
+def test_the_quick_reader_takes_what_rfc_8785_takes_and_nothing_else(
+    value: dict[str, object], ascii_only: bool
+) -> None:
+    contents = {
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+    }
+    with contextlib.suppress(ValueError):
+        contents.add(rfc8785.dumps(value))  # type: ignore[arg-type]
+    for content in contents:
+        try:
+            canonical = rfc8785.dumps(json.loads(content))
+        except ValueError:
+            canonical = None
+        if content == canonical:
+            # Compared as text: -0.0 and 0.0 are equal numbers.
+            assert json.dumps(_load(content, "a value")) == json.dumps(json.loads(content))
+        else:
+            with pytest.raises(VerificationError):
+                _load(content, "a value")
+
+
+def test_the_quick_reader_signs_for_what_securesystemslib_signs_for() -> None:
+    line = entry_of(Event.PLAN_APPROVED)
+    assert parse_entry(line).signed == Envelope.from_dict(json.loads(line)).pae()
 
 
 @given(st.binary(max_size=200))

@@ -1,6 +1,7 @@
 """A log keeps what it acknowledged, in order, through crashes, and refuses the rest."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from privacy.audit.checkpoint import open_checkpoint
-from privacy.audit.entry import Event, make_entry
+from privacy.audit.entry import Event, make_entry, parse_entry
 from privacy.audit.keys import KeyRing, PartyKey, Role
 from privacy.audit.log import CHECKPOINT, ENTRIES, KEYS, Log
 from privacy.audit.merkle import leaf_hash, verify_consistency, verify_inclusion
+from privacy.audit.tiles import TileReader
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
 
@@ -78,6 +80,36 @@ def test_a_log_goes_on_where_it_was_closed(tmp_path: Path) -> None:
         assert log.next_sequence(SITE.key_id) == 1
         assert log.append(started(1)).index == 1
         assert log.lines(1) == [started(1)]
+
+
+def test_a_log_of_the_version_before_opens_and_gets_its_tiles(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        log.extend([started(0), started(1)])
+        root = log.root
+    shutil.rmtree(tmp_path / "tile")
+    with open_log(tmp_path) as log:
+        assert log.lines() == [started(0), started(1)]
+        assert TileReader(tmp_path, 2).root() == root
+        assert log.append(started(2)).index == 2
+
+
+def test_what_a_power_cut_left_behind_the_checkpoint_is_no_reason_to_stop(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        log.append(started(0))
+    with (tmp_path / ENTRIES).open("ab") as entries:
+        entries.write(started(1) + b"\n" + bytes(700) + b"\n" + started(2) + b"\n")
+    with open_log(tmp_path) as log:
+        assert log.lines() == [started(0), started(1)]
+        assert log.append(started(2)).index == 2
+
+
+def test_entries_that_their_caller_checked_are_still_numbered(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        entries = [parse_entry(started(sequence)) for sequence in range(3)]
+        assert [r.index for r in log.extend_checked([*entries, entries[1]])] == [0, 1, 2, 1]
+        with pytest.raises(VerificationError, match="missing before it"):
+            log.extend_checked([parse_entry(started(4))])
+        assert log.size == 3
 
 
 def test_the_same_entry_twice_is_one_entry_with_one_receipt(tmp_path: Path) -> None:
@@ -248,20 +280,27 @@ folder = Path(sys.argv[1])
 key = SigningKey.load(folder / "key.pem")
 own = PartyKey(party="coordinator", role=Role.COORDINATOR, public_key=key.public_key)
 with Log(folder / "log", key, "cloister/lakeside", [own]) as log:
-    for sequence in range(100_000):
-        line = make_entry(
-            key, "coordinator", Event.SITE_REVOKED, sequence=sequence,
-            at=datetime.now(UTC), predicate={"site": "bank_a"},
-        )
-        print(log.append(line).size, flush=True)
+    batch = int(sys.argv[2])
+    for begin in range(0, 100_000, batch):
+        lines = [
+            make_entry(
+                key, "coordinator", Event.SITE_REVOKED, sequence=sequence,
+                at=datetime.now(UTC), predicate={"site": "bank_a"},
+            )
+            for sequence in range(begin, begin + batch)
+        ]
+        print(log.extend(lines)[-1].size, flush=True)
 """
 
 
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 40])
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, batch: int) -> None:
     key = SigningKey.generate()
     key.save(tmp_path / "key.pem")
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(tmp_path), str(batch)],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as writer:
         stdout = writer.stdout
         assert stdout is not None

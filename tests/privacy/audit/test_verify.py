@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from privacy.audit import reader
 from privacy.audit.checkpoint import Checkpoint, sign_checkpoint
-from privacy.audit.entry import Event, make_entry, parse_entry
+from privacy.audit.entry import MAX_ENTRY_BYTES, Event, make_entry, parse_entry
 from privacy.audit.keys import KeyRing, PartyKey, Role
 from privacy.audit.log import CHECKPOINT, CHECKPOINTS, ENTRIES
 from privacy.audit.merkle import Tree, leaf_hash
-from privacy.audit.verify import VerifiedLog, verify_log
+from privacy.audit.verify import VerifiedLog, check_log, verify_log
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
@@ -571,3 +572,48 @@ def test_the_verifier_needs_no_framework() -> None:
 def test_the_plan_in_the_log_is_the_whole_plan(finished: Federation) -> None:
     entry = verify(finished).entries[index_of(finished, Event.PLAN_OFFERED)]
     assert entry.predicate["plan"]["rounds"] == asdict(finished.plan)["rounds"]
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+def test_several_processes_find_what_one_finds(
+    finished: Federation, monkeypatch: pytest.MonkeyPatch, num_jobs: int
+) -> None:
+    monkeypatch.setattr(reader, "CHUNK", 7)
+
+    def check() -> list[int]:
+        seen: list[int] = []
+        check_log(
+            finished.folder,
+            finished.ring,
+            accountant=quick_accountant,
+            visit=lambda index, _: seen.append(index),
+            num_jobs=num_jobs,
+        )
+        return seen
+
+    size = finished.log.size
+    assert check() == list(range(size))
+    lines = finished.log.lines()
+    lines[23] = lines[23].replace(b"A", b"B", 1)
+    rewrite(finished, lambda _: lines)
+    with pytest.raises(VerificationError) as caught:
+        check()
+    assert caught.value.entry == 23
+
+
+def test_a_line_longer_than_any_entry_is_named_behind_those_before_it(
+    finished: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "CHUNK", 7)
+    lines = finished.log.lines()
+    lines[30] = b"A" * (MAX_ENTRY_BYTES + 2)
+    rewrite(finished, lambda _: lines)
+    for num_jobs in (1, 2):
+        with pytest.raises(VerificationError, match="expected lines of at most") as caught:
+            check_log(
+                finished.folder,
+                finished.ring,
+                accountant=quick_accountant,
+                num_jobs=num_jobs,
+            )
+        assert caught.value.entry == 30

@@ -1,0 +1,136 @@
+"""Two parties' copies of one log, side by side: where they first differ, and what that proves.
+
+A copy that lacks the newest entries is only older. Two copies of which neither begins the other
+are a fork: if each hashes to a checkpoint that the log's operator signed, the operator signed two
+histories, and the two copies together prove it to anyone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from privacy.audit.checkpoint import Checkpoint, parse_checkpoint
+from privacy.audit.keys import KeyRing
+from privacy.audit.log import CHECKPOINT, ENTRIES
+from privacy.audit.merkle import Edge, leaf_hash
+from privacy.audit.note import Note
+from privacy.audit.store import read_lines
+from privacy.audit.verify import open_by_operator
+from privacy.errors import ConfigError, TamperError, VerificationError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Copy:
+    """One party's copy.
+
+    Attributes:
+      path: Its folder, or the file of a checkpoint.
+      checkpoint: What it says that the log's operator signed.
+      is_signed: The signature is good.
+      is_whole: It holds the entries that the checkpoint is over. None for a checkpoint alone.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    is_signed: bool
+    is_whole: bool | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What two copies have in common.
+
+    Attributes:
+      ours: The first copy.
+      theirs: The second.
+      first_difference: Number of the first entry that differs, None when one copy begins the
+        other, or when it cannot be told because one is a checkpoint alone.
+      differs: Neither copy begins the other.
+      is_fork: That is proved to be the operator's doing.
+    """
+
+    ours: Copy
+    theirs: Copy
+    first_difference: int | None
+    differs: bool
+    is_fork: bool
+
+
+def compare_logs(ours: Path, theirs: Path, keys: KeyRing) -> Comparison:
+    """Compare the log in the folder `ours` with another's folder, or with a checkpoint's file.
+
+    Raises:
+      ConfigError: One of them is no log, or they are of different logs.
+      TamperError: Our own copy is shorter than its checkpoint says.
+    """
+    one, two = _open(ours, keys), _open(theirs, keys)
+    if one[0].origin != two[0].origin:
+        raise ConfigError(
+            f"expected two copies of {one[0].origin!r}, got one of {two[0].origin!r}"
+        )
+    sizes = (one[0].size, two[0].size)
+    edges = (Edge(), Edge())
+    roots: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+    first = None
+    for pair in zip_longest(_lines(ours), _lines(theirs)):
+        for edge, root, line in zip(edges, roots, pair, strict=True):
+            if line is not None:
+                edge.append(leaf_hash(line))
+                if edge.size in sizes:
+                    root[edge.size] = edge.root()
+        if first is None and None not in pair and pair[0] != pair[1]:
+            first = max(edges[0].size, edges[1].size) - 1
+    for root in roots:
+        root[0] = Edge().root()
+    copies = [
+        Copy(
+            path=path,
+            checkpoint=checkpoint,
+            is_signed=is_signed,
+            is_whole=root.get(checkpoint.size) == checkpoint.root if path.is_dir() else None,
+        )
+        for path, (checkpoint, is_signed), root in zip(
+            (ours, theirs), (one, two), roots, strict=True
+        )
+    ]
+    if theirs.is_dir():
+        differs = first is not None
+    elif two[0].size > edges[0].size:
+        raise TamperError(
+            f"expected at least {two[0].size} entries in {ours}, as {theirs} is over, got"
+            f" {edges[0].size}",
+            hint="copy the log again; if it stays shorter, entries were taken away",
+            entry=edges[0].size,
+        )
+    else:
+        differs = roots[0][two[0].size] != two[0].root
+    is_fork = differs and all(copy.is_signed and copy.is_whole is not False for copy in copies)
+    return Comparison(
+        ours=copies[0],
+        theirs=copies[1],
+        first_difference=first,
+        differs=differs,
+        is_fork=is_fork,
+    )
+
+
+def _open(path: Path, keys: KeyRing) -> tuple[Checkpoint, bool]:
+    """The checkpoint of a copy, and whether the log's operator signed it."""
+    file = path / CHECKPOINT if path.is_dir() else path
+    try:
+        note = file.read_text(encoding="utf-8")
+        checkpoint = parse_checkpoint(Note.parse(note).text)
+    except OSError as error:
+        raise ConfigError(f"expected a log in {path}: {file}: {error.strerror}") from None
+    except (UnicodeDecodeError, VerificationError) as error:
+        raise ConfigError(f"expected a checkpoint in {file}: {error}") from None
+    try:
+        open_by_operator(note, keys)
+    except VerificationError:
+        return checkpoint, False
+    return checkpoint, True
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    return read_lines(path / ENTRIES) if path.is_dir() else iter(())
