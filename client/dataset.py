@@ -175,7 +175,8 @@ def probe(config: SiteConfig, *, limit: int) -> int:
     Raises:
       ConfigError: The source or a record in it cannot be used, or it holds no record.
     """
-    num_records = sum(1 for _ in islice(_records(config), limit))
+    records = islice(open_connector(config.data).records(), limit)
+    num_records = sum(1 for _ in compose(config.data, records))
     if num_records == 0:
         raise ConfigError(f"{config.data.place}: expected at least one record, got none")
     return num_records

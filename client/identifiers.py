@@ -47,10 +47,10 @@ _CHINESE = (
 
 _CONTENT = {
     "email addresses": re.compile(r"[^\s@]+@[^\s@]+\.[A-Za-z]{2,}"),
+    "social security numbers": re.compile(r"\d{3}-\d{2}-\d{4}"),
     "telephone numbers": re.compile(
         r"(?=(?:\D*\d){8,15}\D*$)(?:\+\d|\(\d|\d{2,4}[ .-])[\d ().-]{6,}|1[3-9]\d{9}"
     ),
-    "social security numbers": re.compile(r"\d{3}-\d{2}-\d{4}"),
     "random ids": re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"),
     "addresses of pages": re.compile(r"https?://\S+"),
 }

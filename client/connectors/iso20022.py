@@ -197,7 +197,8 @@ class _Reader:
         # The nearest element around it speaks first.
         for around in (element, *reversed(self._open)):
             for name, paths in _INHERITED.items():
-                if fields[name] is None:
+                # What is said of the entry is not to be found in one of its transactions.
+                if fields[name] is None and (around.name == "Ntry" or name[:6] != "entry_"):
                     fields[name] = _first(around, paths)
         return fields
 
