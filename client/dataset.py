@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from client.cohort import Cohort, Survey
 from client.config import SiteConfig
+from client.connectors import feed
 from client.connectors.compose import (
     JUDGED_ROWS,
     compose,
@@ -219,8 +220,14 @@ def survey(config: SiteConfig, *, progress: Callable[[int], None] | None = None)
     return counted.finish(dropped_columns(data, columns, [record.fields for record in first]))
 
 
+# Where connections are forbidden the records come from outside; asked for once a process.
+_feed = feed.inherited()
+
+
 def _records(config: SiteConfig) -> Iterator[Record]:
     """The site's records with prompt, completion and label, unmasked."""
+    if _feed is not None:
+        return _feed.records(config.data.place)
     return compose(config.data, open_connector(config.data).records())
 
 

@@ -7,7 +7,6 @@ import ssl
 import subprocess
 import sys
 import textwrap
-import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from client.connectors.sql import read_password
 from client.connectors.statement import check_select
 from client.sources import AnyData, SqlSection
 from privacy.errors import ConfigError
-from tests.client.postgres import PASSWORD, Server, running, server_binaries
+from tests.client.postgres import PASSWORD, Server
 
 CANARY = "canary-4111"
 SITE = """
@@ -268,31 +267,6 @@ def test_a_schema_that_is_no_name_is_refused() -> None:
 
 
 # ── PostgreSQL ─────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    binaries = server_binaries()
-    if binaries is None:
-        message = "no PostgreSQL server is installed: the SQL connector is NOT tested on one"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        warnings.warn(pytest.PytestWarning(message), stacklevel=1)
-        pytest.skip(f"{message}; apt-get install postgresql")
-    with running(binaries) as server:
-        server.run(
-            "CREATE TABLE notes (id bigint, patient text, note text, diagnosis text, seen date)",
-            "INSERT INTO notes SELECT i, 'p' || i / 2, 'note ' || i, "
-            "CASE WHEN i % 2 = 0 THEN 'flu' ELSE 'cold' END, date '2020-01-01' + i "
-            "FROM generate_series(0, 2999) i",
-            f"CREATE ROLE reader LOGIN PASSWORD '{PASSWORD}'",
-            "GRANT SELECT ON notes TO reader",
-            f"CREATE ROLE writer LOGIN PASSWORD '{PASSWORD}'",
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO writer",
-            "CREATE FUNCTION deletes() RETURNS integer LANGUAGE sql AS "
-            "'DELETE FROM notes; SELECT 1'",
-        )
-        yield server
 
 
 @pytest.fixture(autouse=True)
