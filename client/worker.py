@@ -475,7 +475,7 @@ class Worker:
             for descriptor in (request_write, reply_read, report_read):
                 os.set_blocking(keep(descriptor), False)
             keep(lifeline_write)
-            given = (request_read, reply_write, lifeline_read, report_write)
+            given: tuple[int, ...] = (request_read, reply_write, lifeline_read, report_write)
             for descriptor in given:
                 lend(descriptor)
             environment = _environment(self._environment, scratch)

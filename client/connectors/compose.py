@@ -15,7 +15,7 @@ from client.connectors.iso20022 import Iso20022Connector
 from client.connectors.jsonl import JsonlConnector
 from client.connectors.omop import omop_connector
 from client.connectors.parquet import ParquetConnector
-from client.connectors.record import Connector, Fields, Record, missing_column
+from client.connectors.record import SURROGATE, Connector, Fields, Record, missing_column
 from client.connectors.sql import SqlConnector
 from client.identifiers import find_identifiers
 from client.sources import (
@@ -186,7 +186,7 @@ def _check_field(
 def _checked(text: str, key: str, place: str) -> str:
     if not text.strip():
         raise ConfigError(f"{place}: expected {key!r} to hold text, got nothing")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if SURROGATE.search(text):
         # Half of a character: the tokenizer would fail on it and quote the text.
         raise ConfigError(f"{place}: expected {key!r} to be Unicode, got a lone surrogate")
     return text

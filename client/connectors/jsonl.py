@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.connectors.files import opened
-from client.connectors.record import Record
+from client.connectors.record import SURROGATE, Record
 from client.sources import DataSection, template_parts
 from privacy.errors import ConfigError
 
@@ -109,7 +109,7 @@ def _text(values: dict[str, object], name: str, place: str) -> str:
         )
     if not value.strip():
         raise ConfigError(f"{place}: expected field {name!r} to hold text, got nothing")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if SURROGATE.search(value):
         # Half of a character: the tokenizer would fail on it and quote the text.
         raise ConfigError(f"{place}: expected field {name!r} to be Unicode, got a lone surrogate")
     return value

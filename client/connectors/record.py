@@ -7,6 +7,7 @@ and never the value.
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,6 +18,8 @@ from client.sources import SourceSection
 from privacy.errors import ConfigError
 
 Fields = Mapping[str, str | None]
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which no text may hold: it cannot be written as UTF-8."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -114,9 +114,10 @@ class SqlConnector:
         # When a cursor cannot be closed it logs the server's words, which may quote a record.
         logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL + 1)
         engine = self._postgresql() if self._data.needs_network else self._sqlite()
+        errors: tuple[type[BaseException], ...] = (DBAPIError, *_driver_errors())
         try:
             connection = engine.connect()
-        except (DBAPIError, *_driver_errors()) as error:
+        except errors as error:
             engine.dispose()
             lost = _lost(error.orig if isinstance(error, DBAPIError) else error)
             raise ConfigError(

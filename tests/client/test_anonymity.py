@@ -1,5 +1,7 @@
 """k and l are those of the literature: by hand, and as pycanon computes them."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,9 @@ from pycanon import anonymity as pycanon
 from client.anonymity import Anonymity, Classes
 
 
-def measure(rows: list[tuple[str, ...]], num_quasi: int, min_cell: int = 3) -> Anonymity | None:
+def measure(
+    rows: Sequence[tuple[str, ...]], num_quasi: int, min_cell: int = 3
+) -> Anonymity | None:
     names = tuple(f"q{i}" for i in range(num_quasi))
     classes = Classes(names, ("s",), min_cell)
     for unit, row in enumerate(rows):
