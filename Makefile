@@ -79,8 +79,8 @@ check: lint test
 # For the tests of the SQL connector; Debian keeps its programs out of the path.
 postgresql:
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
-	  || { $(SUDO) apt-get update --quiet && DEBIAN_FRONTEND=noninteractive \
-	       $(SUDO) apt-get install --quiet --yes --no-install-recommends postgresql; }
+	  || { $(SUDO) apt-get update --quiet && \
+	       $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends postgresql; }
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench round $(BENCH_ARGS)

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import textwrap
 import threading
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from client.agent import make_worker
+from client.config import format_config
 from client.connectors.feed import FD_VARIABLE, FedRecords, FeedEndedError, inherited, serve
+from client.home import SiteHome
 from client.worker import Feed, Worker, WorkerFailedError
 from privacy.errors import ConfigError
 from tests.client.postgres import PASSWORD, Server
@@ -93,6 +97,35 @@ def test_half_a_table_is_no_table(answer: bytes) -> None:
 def test_without_a_pipe_a_process_reads_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FD_VARIABLE, raising=False)
     assert inherited() is None
+
+
+def test_only_a_server_is_read_next_door_and_its_password_is_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def feed_of(data: str) -> Feed | None:
+        (tmp_path / "site.toml").write_text(format_config(config_of(data, tmp_path)))
+        worker = make_worker(SiteHome(tmp_path))
+        assert not any("horse" in value for value in worker._environment.values())
+        return worker._feed
+
+    monkeypatch.setenv("EHR_PASSWORD", PASSWORD)
+    assert feed_of('path = "records.jsonl"') is None
+    assert feed_of(SQLITE) is None
+    found = feed_of(
+        SQLITE.replace("sqlite:///ehr.sqlite", "postgresql://me@db.example.org/ehr")
+        + '\npassword_env = "EHR_PASSWORD"'
+    )
+    assert found is not None
+    assert found.argv[1:] == ("-m", "client.connectors.feed", str(tmp_path / "site.toml"))
+    assert found.environment["EHR_PASSWORD"] == PASSWORD
+
+
+def test_the_reading_process_imports_neither_torch_nor_the_tokenizer() -> None:
+    program = (
+        "import sys, client.connectors.feed; "
+        "sys.exit(bool({'torch', 'transformers', 'presidio_analyzer', 'flwr'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 PROGRAM = """
