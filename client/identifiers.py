@@ -21,7 +21,8 @@ _WORDS = frozenset({
     "ssn", "nino", "mrn", "iban", "email", "mail", "phone", "telephone", "tel", "mobile",
     "cellphone", "fax", "surname", "lastname", "firstname", "forename", "forenames", "maiden",
     "passport", "address", "street", "login", "username", "password", "cvv", "cvc", "pan", "ip",
-    "url", "dob", "birthdate", "birthday", "fullname", "familyname", "givenname",
+    "url", "telecom", "identifier", "dob", "birthdate", "birthday", "fullname", "familyname",
+    "givenname",
 })  # fmt: skip
 _PAIRS = frozenset(
     (first, second)
@@ -30,11 +31,13 @@ _PAIRS = frozenset(
         "nhs": "number no", "medical": "record", "health": "plan", "account": "number no nr id",
         "card": "number no nr", "drivers": "license licence", "driver": "license licence",
         "license": "plate number", "licence": "plate number", "id": "card number", "tax": "id",
-        "customer": "id number name", "patient": "id number name", "client": "id number name",
+        "customer": "id number name", "patient": "id number name display",
+        "client": "id number name",
         "full": "name", "first": "name", "last": "name", "middle": "name", "family": "name",
         "given": "name", "maiden": "name", "person": "id name", "account_holder": "name",
         "holder": "name", "debtor": "name", "creditor": "name", "contact": "name",
         "user": "id name", "employee": "id name", "physician": "name", "doctor": "name",
+        "subject": "display", "author": "display", "performer": "display", "recorder": "display",
         "mothers": "maiden name", "device": "id serial", "serial": "number",
     }.items()
     for second in seconds.split()

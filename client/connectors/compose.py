@@ -17,7 +17,7 @@ from client.connectors.omop import omop_connector
 from client.connectors.parquet import ParquetConnector
 from client.connectors.record import SURROGATE, Connector, Fields, Record, missing_column
 from client.connectors.sql import SqlConnector
-from client.identifiers import find_identifiers
+from client.identifiers import find_identifiers, names_a_person
 from client.sources import (
     AnyData,
     CsvSection,
@@ -114,6 +114,13 @@ def dropped_columns(
         found = find_identifiers(columns, (), named=named)
     else:
         found = find_identifiers(columns, rows, named=named)
+        if isinstance(data, FhirSection):
+            # A field's name is the site's choice; its path is not.
+            found |= {
+                name: f"its path is {path}"
+                for name, path in data.fields.items()
+                if name not in found and names_a_person(path)
+            }
     found |= {name: "data.drop lists it" for name in data.drop if name in columns}
     return {name: reason for name, reason in found.items() if name not in data.keep}
 

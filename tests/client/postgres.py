@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class Server:
         """Its address for `site.toml`."""
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
-    def run(self, *statements: str) -> None:
-        """Run statements as the administrator."""
+    def run(self, *statements: str) -> object:
+        """Run statements as the administrator, and return the first value of the last one."""
         import pg8000.dbapi
 
         connection = pg8000.dbapi.connect(
@@ -56,8 +57,35 @@ class Server:
             cursor = connection.cursor()
             for statement in statements:
                 cursor.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
         finally:
             connection.close()
+
+    @contextmanager
+    def speaking_tls(self, certificate: bytes, key: bytes) -> Iterator[None]:
+        """Take TLS connections too, with this certificate."""
+        for name, content in (("server.crt", certificate), ("server.key", key)):
+            path = self.folder / "data" / name
+            path.write_bytes(content)
+            path.chmod(0o600)
+            if os.geteuid() == 0:
+                shutil.chown(path, "nobody")
+        try:
+            self._switch("ALTER SYSTEM SET ssl = on", "on")
+            yield
+        finally:
+            self._switch("ALTER SYSTEM RESET ssl", "off")
+
+    def _switch(self, statement: str, expected: str) -> None:
+        self.run(statement)
+        self.control("reload")
+        # The server takes the signal when it comes to it.
+        for _ in range(100):
+            if self.run("SHOW ssl") == expected:
+                return
+            time.sleep(0.05)
+        raise TimeoutError(statement)
 
     def control(self, *arguments: str) -> None:
         """Call `pg_ctl` on it."""

@@ -105,6 +105,26 @@ def test_conditions_and_medications_are_read_by_paths(tmp_path: Path) -> None:
     assert raw(conditions, tmp_path)[0].fields["no"] is None
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "Patient.name.family", "Patient.birthDate", "Patient.telecom.value", "Patient.identifier",
+        "Patient.address.line", "subject.display", "DocumentReference.author.display",
+        "Patient.id",
+    ],
+)  # fmt: skip
+def test_an_identifier_is_known_by_its_path_whatever_the_field_is_called(
+    tmp_path: Path, path: str
+) -> None:
+    export(tmp_path, PATIENT, NOTE)
+    notes = NOTES.replace("Patient.gender", path)
+    assert f"direct identifier because its path is {path}" in str(refused(notes, tmp_path))
+    kept = notes.replace(
+        'unit = "patient"', 'unit = "patient"\nkeep = ["gender"]\nmissing = "skip"'
+    )
+    read(kept, tmp_path)
+
+
 def attached(**attachment: object) -> dict[str, object]:
     return {**NOTE, "content": [{"attachment": attachment}]}
 

@@ -1,5 +1,7 @@
 """A database is read as a stream, can never be written, and no error repeats a value of it."""
 
+import datetime
+import ipaddress
 import os
 import re
 import sqlite3
@@ -12,6 +14,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from client.config import parse_config
 from client.connectors.compose import compose, open_connector
@@ -368,6 +374,48 @@ def test_a_wrong_password_and_an_absent_server_are_told(
     assert "password is wrong" in str(refused(postgres(server)))
     nobody = postgres(server).replace(str(server.port), "1")
     assert "cannot connect" in str(refused(nobody))
+
+
+def self_signed() -> tuple[bytes, bytes]:
+    """A certificate of 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), private
+
+
+@pytest.mark.slow
+def test_a_server_elsewhere_must_show_a_certificate_that_verifies(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if 127.0.0.1 were another machine.
+    monkeypatch.setattr("client.connectors.sql.LOOPBACK", frozenset())
+    certificate, key = self_signed()
+    (tmp_path / "ca.pem").write_bytes(certificate)
+    trusting = f'tls_ca = "{tmp_path}/ca.pem"'
+    # A server without TLS is not spoken to in the clear.
+    assert "cannot connect" in str(refused(postgres(server, more=trusting)))
+    encrypted = (
+        'query = "SELECT 1 AS id, 1 AS patient, ssl AS note, version AS diagnosis '
+        'FROM pg_stat_ssl WHERE pid = pg_backend_pid()"'
+    )
+    with server.speaking_tls(certificate, key):
+        [record] = read(postgres(server, encrypted, more=trusting))
+        assert record.fields["prompt"] == "true"
+        assert "cannot connect" in str(refused(postgres(server, encrypted)))
 
 
 @pytest.mark.slow
