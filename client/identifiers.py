@@ -29,7 +29,8 @@ _PAIRS = frozenset(
     for first, seconds in {
         "birth": "date", "date": "birth", "social": "security", "national": "id insurance",
         "nhs": "number no", "medical": "record", "health": "plan", "account": "number no nr id",
-        "card": "number no nr", "drivers": "license licence", "driver": "license licence",
+        "card": "number no nr", "cc": "number no",
+        "drivers": "license licence", "driver": "license licence",
         "license": "plate number", "licence": "plate number", "id": "card number", "tax": "id",
         "customer": "id number name", "patient": "id number name display",
         "client": "id number name",
@@ -42,7 +43,9 @@ _PAIRS = frozenset(
     }.items()
     for second in seconds.split()
 )  # fmt: skip
-_WHOLE = frozenset({"name", "names", "first", "last", "patient", "customer", "device_id"})
+_WHOLE = frozenset({
+    "name", "names", "first", "last", "patient", "customer", "id", "uid", "uuid", "guid", "pid",
+})  # fmt: skip
 _CHINESE = (
     "姓名", "身份证", "手机", "电话", "地址", "邮箱", "银行卡", "卡号", "账号", "病历号", "住院号",
     "门诊号", "护照", "车牌", "出生日期",
@@ -92,7 +95,7 @@ def names_a_person(column: str) -> bool:
     """Whether a column of this name usually holds direct identifiers."""
     if any(part in column for part in _CHINESE):
         return True
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", column)
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", column)
     words = [word for word in re.split(r"[^A-Za-z]+", spaced.lower()) if word]
     if "_".join(words) in _WHOLE:
         return True

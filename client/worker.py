@@ -251,18 +251,26 @@ class _Feeder:
         """Wait until its sandbox is closed, and keep what it reports."""
         report = sandbox.read_report(_read_all(report_fd, deadline, timeout_s))
         if report is None:
-            raise WorkerDiedError(self.process.wait(_ENDING_S))
+            raise WorkerDiedError(self._wait())
         self.report = report
 
     def end(self) -> None:
         """Wait until it is gone, after the lifeline was cut."""
+        self._wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End it while its lifeline is whole: the keeper's death takes the program along."""
+        self.process.kill()
+        self.end()
+
+    def _wait(self) -> int:
         try:
-            self.process.wait(_ENDING_S)
+            return self.process.wait(_ENDING_S)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+            return self.process.wait()
 
 
 class Worker:
@@ -489,8 +497,8 @@ class Worker:
                 feed_report, feed_report_write = pipe()
                 os.set_blocking(keep(feed_report), False)
                 feeder = self._start_feed(self._feed, lifeline_read, lend(feed_report_write), far)
-                # Until the child has its lifeline: cutting it ends the feeder as well.
-                ours.callback(feeder.process.kill)
+                # Until there is a child, whose end is the feeder's too.
+                ours.callback(feeder.stop)
             settings = self._settings(scratch, lifeline_read, report_write, program_fds)
             process = _launch(settings, given, environment)
             theirs.close()

@@ -1,6 +1,8 @@
 """Columns that name a person are found by name and by content; ordinary ones are left alone."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.identifiers import content_kind, find_identifiers, names_a_person
 
@@ -12,7 +14,7 @@ from client.identifiers import content_kind, find_identifiers, names_a_person
         "phone", "Telephone no.", "street", "home address", "IBAN", "debtor_iban", "card_number",
         "drivers_license", "passport", "birth_date", "dateOfBirth", "Date of Birth", "mrn",
         "mothers_maiden_name", "customer_id", "customerId", "account_number", "ip", "姓名",
-        "患者姓名", "身份证号", "联系电话", "name",
+        "患者姓名", "身份证号", "联系电话", "name", "ID", "CCNumber", "MRNCode",
     ],
 )  # fmt: skip
 def test_a_column_is_known_by_its_name(column: str) -> None:
@@ -24,7 +26,8 @@ def test_a_column_is_known_by_its_name(column: str) -> None:
     [
         "age", "job", "balance", "hospital", "drug_name", "hospital_name", "product name",
         "diagnosis", "note_text", "note_date", "month", "zip", "city", "filename", "duration",
-        "campaign", "contact", "credit_history", "purpose", "sex", "cp", "chol", "num", "id",
+        "campaign", "contact", "credit_history", "purpose", "sex", "cp", "chol", "num",
+        "concept_id",
         "description", "recipe", "ship_mode", "panel", "诊断", "科室", "first_visit",
         "n_encounters",
     ],
@@ -60,6 +63,12 @@ def test_an_ordinary_column_is_left_alone(column: str) -> None:
 )
 def test_content_is_known_when_it_is_a_whole_identifier(values: list[str], kind: str) -> None:
     assert content_kind(values) == kind
+
+
+@given(st.text(), st.lists(st.text(), min_size=1, max_size=5))
+def test_any_name_and_any_content_is_judged_without_a_fault(name: str, values: list[str]) -> None:
+    assert names_a_person(name) in (True, False)
+    assert isinstance(content_kind(values), str)
 
 
 def test_a_reason_is_given_and_few_values_say_nothing() -> None:
