@@ -56,8 +56,8 @@ class Cohort:
       source: Kind and place of the source.
       min_cell: Counts of fewer units than this are None or left out.
       num_records: Records read.
-      num_units: Units they belong to; None where nearly every unit has one record, because the
-        difference would count the few that have more.
+      num_units: Units they belong to, by unit_id where the source names one; None where nearly
+        every unit has one record, because the difference would count the few that have more.
       records_per_unit: Quantiles, rounded.
       labels: Records by label; small classes are left out.
       num_hidden_labels: Labels that are left out, rows without text counted as one.

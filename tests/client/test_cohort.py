@@ -72,9 +72,11 @@ def test_a_rare_class_is_left_out_together_with_another(tmp_path: Path) -> None:
     assert "oddity" not in "\n".join(format_cohort(cohort))
 
 
-def test_many_rows_of_few_patients_are_a_small_cell(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", ["patient", "record"])
+def test_many_rows_of_few_patients_are_a_small_cell(tmp_path: Path, unit: str) -> None:
     more = [f"q{i % 2},f,w1,2020-01-05,n{i},oddity" for i in range(50)]
-    cohort = look(tmp_path, rows() + more)
+    table = TABLE.replace('unit = "patient"', f'unit = "{unit}"')
+    cohort = look(tmp_path, rows() + more, table)
     assert "oddity" not in cohort.labels
 
 
