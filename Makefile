@@ -4,6 +4,7 @@
 #   make demo DATA=DIR SITES=a,b    the same on one .jsonl.gz a site (without SITES: every file of DIR)
 #   make test                       all tests; PYTEST_ARGS="-m 'not slow'" for the fast ones
 #   make check                      lint, then all tests
+#   make postgresql                 install a PostgreSQL server, on which the SQL connector is tested (Debian)
 #   make bench                      measured beside stock Flower
 #
 # On a Linux machine without a GPU the smaller CPU build of torch will do:
@@ -16,6 +17,7 @@ BENCH_ARGS ?=
 DATA ?=
 SITES ?=
 OUT ?= demo-out
+SUDO ?= $(shell test "$$(id -u)" = 0 || echo sudo -n)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +31,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_OFFLINE := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help venv $(VENV) demo test check lint lint-format lint-style lint-types lint-imports format bench constraints clean
+.PHONY: help venv $(VENV) demo test check postgresql lint lint-format lint-style lint-types lint-imports format bench constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -73,6 +75,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 check: lint test
+
+# For the tests of the SQL connector; Debian keeps its programs out of the path.
+postgresql:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+	  || { $(SUDO) apt-get update --quiet && \
+	       $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends postgresql; }
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench round $(BENCH_ARGS)

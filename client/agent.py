@@ -20,6 +20,7 @@ contract test imports each.
 """
 
 import json
+import os
 import re
 import secrets
 import struct
@@ -52,7 +53,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from client.home import SiteHome, file_digest
-from client.worker import Worker, WorkerTimeoutError
+from client.worker import Feed, Worker, WorkerTimeoutError
 from model.tensors import packed_digest
 from privacy import wire
 from privacy.audit.entry import Event, parse_entry
@@ -773,7 +774,21 @@ def make_worker(home: SiteHome) -> Worker:
         memory_limit_mb=config.compute.memory_limit_mb,
         demand=("keys_hidden", "network_forbidden") if config.compute.require_sandbox else (),
         writable=[],
+        feed=_make_feed(home, package_root),
     )
+
+
+def _make_feed(home: SiteHome, package_root: str) -> Feed | None:
+    """Who reads a database for the training process, which may open no connection."""
+    data = home.config().data
+    if not data.needs_network:
+        return None
+    environment = {"PYTHONPATH": package_root}
+    name = getattr(data, "password_env", "")
+    if name:
+        environment[name] = os.environ.get(name, "")
+    program = (sys.executable, "-m", "client.connectors.feed", str(home.config_path.resolve()))
+    return Feed(argv=program, environment=environment)
 
 
 def answer(

@@ -17,6 +17,7 @@ from typing import Final
 from client.config import SiteConfig
 from client.home import SiteHome
 from client.reach import Credentials, Finding, check_remote
+from client.sources import FileSection
 from privacy.errors import ConfigError, FederationError
 from privacy.pki.authority import load_tls_key, public_der
 from privacy.pki.enrolment import issued_at, read_kit
@@ -125,29 +126,35 @@ def check_key(path: Path) -> Finding:
 def check_data(config: SiteConfig) -> Finding:
     """Whether the records can be read, by the only reader of records."""
     name = "data"
-    path = config.data.path
-    if not os.access(path, os.R_OK):
+    data = config.data
+    # A database on a server is asked, a file is looked at first.
+    path = None if data.needs_network else Path(data.place)
+    if path is not None and not os.access(path, os.R_OK):
         reason = "cannot be read by this user" if path.exists() else "does not exist"
+        key = "path" if isinstance(data, FileSection) else "url"
         return Finding(
             name=name,
             ok=False,
             found=f"{path} {reason}",
-            advice="correct data.path in site.toml, or the file's permissions",
+            advice=f"correct data.{key} in site.toml, or the file's permissions",
         )
     # Imported where it is needed: it brings the tokenizer and the recognisers with it.
-    from client.dataset import probe
+    from client.dataset import describe, probe
 
     try:
         num_records = probe(config, limit=NUM_PROBED_RECORDS)
+        seen = describe(config)
     except ConfigError as error:
         return Finding(
             name=name,
             ok=False,
             found=str(error),
-            advice=error.hint or "correct that line: one JSON object with the fields in the guide",
+            advice=error.hint or "correct what is named there; docs/connectors.md has examples",
         )
     return Finding(
-        name=name, ok=True, found=f"the first {num_records} records of {path} can be read"
+        name=name,
+        ok=True,
+        found=f"the first {num_records} records of {data.place} can be read: {seen}",
     )
 
 

@@ -91,6 +91,11 @@ def _parser() -> console.Parser:
     enrol.add_argument("--fingerprint", default="", help="as the coordinator read it out")
     enrol.add_argument("--yes", action="store_true", help="enrol without a comparison by voice")
     add("check", "Find what would keep this site from taking part, and say what to do.", "check")
+    add(
+        "cohort",
+        "Show what the records are like, without a record and without small counts.",
+        "cohort\ncloister-site cohort --json",
+    )
     approve = add(
         "approve-plan",
         "Show the plans that are offered, and approve or refuse one.",
@@ -119,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "init": _init,
         "enrol": _enrol,
         "check": _check,
+        "cohort": _cohort,
         "approve-plan": _approve_plan,
         "start": _start,
         "budget": _budget,
@@ -232,6 +238,23 @@ def _check(args: argparse.Namespace) -> int:
             if not finding.ok:
                 console.result(f"      next: {finding.advice}")
     return console.OK if all(finding.ok for finding in findings) else console.FAILED
+
+
+def _cohort(args: argparse.Namespace) -> int:
+    from client.cohort import format_cohort
+    from client.dataset import survey
+
+    def progress(num_records: int) -> None:
+        if num_records % 100_000 == 0:
+            console.say(f"{num_records:,} records read")
+
+    cohort = survey(SiteHome(args.home).config(), progress=progress)
+    if args.json:
+        console.result_json(cohort.to_json())
+    else:
+        for line in format_cohort(cohort):
+            console.result(line)
+    return console.OK
 
 
 def _approve_plan(args: argparse.Namespace) -> int:

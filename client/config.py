@@ -8,32 +8,20 @@ the folder of `site.toml`.
 import math
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from privacy.dp.config import Unit
+from client.sources import KINDS, AnyData, DataSection, Name, OptionalPath, Section
 from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES
-from privacy.plan import check_name
+
+__all__ = ["DataSection"]
 
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _PROXY = re.compile(r"http://(?:[^\s/@]+@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
-
-
-def _named(name: str) -> str:
-    check_name(name)
-    return name
 
 
 def _address(address: str) -> str:
@@ -51,21 +39,6 @@ def _proxy(address: str) -> str:
     return address
 
 
-def _optional_path(value: object) -> object:
-    return None if value == "" else value
-
-
-def _existing_name(path: Path) -> Path:
-    if path == Path():
-        raise ValueError("expected a path, got an empty string")
-    return path
-
-
-def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    folder = (info.context or {}).get("folder")
-    return folder / path if folder else path
-
-
 def _known_types(types: tuple[str, ...]) -> tuple[str, ...]:
     unknown = sorted(set(types) - set(ENTITY_TYPES))
     if unknown:
@@ -81,23 +54,10 @@ def _not_empty(text: str) -> str:
     return text
 
 
-Name = Annotated[str, AfterValidator(_named)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-FilePath = Annotated[
-    Path,
-    Field(strict=False),
-    AfterValidator(_existing_name),
-    AfterValidator(_beside_the_file),
-]
 
 
-class _Section(BaseModel):
-    """A table of the file: strict types, no unknown keys, frozen."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class SiteSection(_Section):
+class SiteSection(Section):
     """Who this site is and where it calls."""
 
     name: Name = Field(description="Name as enrolled: a-z 0-9 _ -")
@@ -110,28 +70,7 @@ class SiteSection(_Section):
     )
 
 
-class DataSection(_Section):
-    """Where the records are and whom the guarantee protects."""
-
-    kind: Literal["jsonl"] = Field(
-        default="jsonl", description="How the records are stored: jsonl (.jsonl or .jsonl.gz)"
-    )
-    path: FilePath = Field(description="File of the records; relative to the folder of this file")
-    unit: Annotated[Unit, Field(strict=False)] = Field(
-        default=Unit.RECORD,
-        description="Whom the guarantee protects: record, patient, customer, person (unit_id)",
-    )
-    population: Name = Field(
-        default="records",
-        description="Name of the budget ledger: one per set of people, for all runs",
-    )
-    num_units: int = Field(
-        ge=1,
-        description="Training units that this site declares in public, a round number",
-    )
-
-
-class BudgetSection(_Section):
+class BudgetSection(Section):
     """What all runs over this population together may spend."""
 
     epsilon: Positive = Field(description="Largest epsilon over all runs, in nats")
@@ -140,7 +79,7 @@ class BudgetSection(_Section):
     )
 
 
-class ComputeSection(_Section):
+class ComputeSection(Section):
     """What training may use. Nothing here can change the guarantee."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda|cuda:[0-9]+)$")] = Field(
@@ -161,16 +100,16 @@ class ComputeSection(_Section):
     )
 
 
-class BaseSection(_Section):
+class BaseSection(Section):
     """The base model on this site's disk."""
 
-    folder: Annotated[FilePath | None, BeforeValidator(_optional_path)] = Field(
+    folder: OptionalPath = Field(
         default=None,
         description="Folder of a Hugging Face MoE checkpoint; empty: embedded nano base",
     )
 
 
-class PolicySection(_Section):
+class PolicySection(Section):
     """Plans that this site refuses whoever asks; a person approves the others one by one."""
 
     max_epsilon_per_run: Positive = Field(
@@ -196,7 +135,7 @@ class PolicySection(_Section):
     ] = Field(default=ENTITY_TYPES, description="Entity types that a plan must mask")
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     """What is measured on the units that this site holds out."""
 
     alone: bool = Field(
@@ -205,11 +144,11 @@ class EvaluationSection(_Section):
     )
 
 
-class SiteConfig(_Section):
+class SiteConfig(Section):
     """Everything in `site.toml`."""
 
     site: SiteSection
-    data: DataSection
+    data: AnyData
     budget: BudgetSection
     compute: ComputeSection = ComputeSection()
     base: BaseSection = BaseSection()
@@ -245,14 +184,27 @@ def parse_config(text: str, *, folder: Path, source: str = "site.toml") -> SiteC
         errors = error.errors(include_url=False, include_context=False, include_input=False)
         # A misspelt key is also a missing one: the one that stands in the file is to be corrected.
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        key = ".".join(str(part) for part in first["loc"])
+        key = _key(first["loc"], first["type"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = "there is no such key"
+        elif first["type"] == "union_tag_invalid":
+            message = f"expected one of {', '.join(KINDS)}"
         raise ConfigError(
             ": ".join(part for part in (source, key, message) if part),
             hint=f"correct this key in {source}" if key else f"correct {source}",
         ) from None
+
+
+def _key(location: Sequence[int | str], error_type: str) -> str:
+    """The key as the file has it: pydantic also names the kind of source that it tried."""
+    parts = [str(part) for part in location]
+    if parts[:1] == ["data"]:
+        if error_type == "union_tag_invalid":
+            parts = ["data", "kind"]
+        elif parts[1:2] and parts[1] in KINDS:
+            del parts[1]
+    return ".".join(parts)
 
 
 def load_config(path: Path) -> SiteConfig:
@@ -277,14 +229,15 @@ def format_config(config: SiteConfig) -> str:
         "# Settings of one Cloister site. Of these the others learn name and num_units, and from",
         "# the log what was spent of the budget.",
     ]
-    for section_name, section_field in SiteConfig.model_fields.items():
+    for section_name in SiteConfig.model_fields:
         section = getattr(config, section_name)
-        title = (
-            (section_field.annotation.__doc__ or "").strip() if section_field.annotation else ""
-        )
+        title = (type(section).__doc__ or "").strip()
         lines += ["", f"# {title}", f"[{section_name}]"]
-        for key, field in type(section).model_fields.items():
-            lines += [f"# {field.description}", f"{key} = {_toml(getattr(section, key))}"]
+        fields = type(section).model_fields
+        # What a kind of source says of itself comes before what it shares with the others.
+        own = [key for key in type(section).__annotations__ if key in fields]
+        for key in dict.fromkeys([*own, *fields]):
+            lines += [f"# {fields[key].description}", f"{key} = {_toml(getattr(section, key))}"]
     return "\n".join(lines) + "\n"
 
 
@@ -297,6 +250,9 @@ def _toml(value: object) -> str:
         return str(value)
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        entries = (f"{_toml(key)} = {_toml(item)}" for key, item in value.items())
+        return "{ " + ", ".join(entries) + " }"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return '"' + "".join(_escaped(character) for character in str(value)) + '"'

@@ -7,14 +7,23 @@ text of held-out records to evaluate on. Either the whole file is read or none o
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase
 
+from client.cohort import Cohort, Survey
 from client.config import SiteConfig
-from client.connectors.jsonl import Record, read_records
+from client.connectors import feed
+from client.connectors.compose import (
+    JUDGED_ROWS,
+    compose,
+    dropped_columns,
+    open_connector,
+    texts,
+)
+from client.connectors.record import Record
 from model.tokenizer import Example, encode
 from privacy.dp.config import Unit
 from privacy.errors import ConfigError
@@ -131,7 +140,7 @@ def load(
     held_out: list[LabelledUnit] = []
     labels: set[str] = set()
     num_records = 0
-    for record in read_records(config.data.path):
+    for record in _records(config):
         unit_id = record.record_id if config.data.unit == Unit.RECORD else record.unit_id
         masked = masker.mask(record)
         prompt, label, answer = masked["prompt"], masked["label"], masked[plan.text.answer]
@@ -146,7 +155,7 @@ def load(
             progress(num_records)
     if not train:
         raise ConfigError(
-            f"{config.data.path}: expected at least one unit to train on, "
+            f"{config.data.place}: expected at least one unit to train on, "
             f"got none in {num_records} records",
             hint="one unit in five is held out for evaluation",
         )
@@ -165,12 +174,60 @@ def probe(config: SiteConfig, *, limit: int) -> int:
     """Read the first `limit` records, forget them, and return how many there were.
 
     Raises:
-      ConfigError: The file or a record in it cannot be used, or it holds no record.
+      ConfigError: The source or a record in it cannot be used, or it holds no record.
     """
-    num_records = sum(1 for _ in islice(read_records(config.data.path), limit))
+    records = islice(open_connector(config.data).records(), limit)
+    num_records = sum(1 for _ in compose(config.data, records))
     if num_records == 0:
-        raise ConfigError(f"{config.data.path}: expected at least one record, got none")
+        raise ConfigError(f"{config.data.place}: expected at least one record, got none")
     return num_records
+
+
+def describe(config: SiteConfig) -> str:
+    """What the connector sees of the source: format, columns, and which no text holds.
+
+    Raises:
+      ConfigError: The source cannot be reached or is not what site.toml says.
+    """
+    connector = open_connector(config.data, every_column=True)
+    seen = connector.check()
+    rows = [record.fields for record in islice(connector.records(), JUDGED_ROWS)]
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    dropped = dropped_columns(config.data, columns, rows)
+    return seen + (f"; left out of texts: {', '.join(dropped)}" if dropped else "")
+
+
+def survey(config: SiteConfig, *, progress: Callable[[int], None] | None = None) -> Cohort:
+    """Read all records, forget them, and return what they are like; no small count is in it.
+
+    Raises:
+      ConfigError: The source or a record in it cannot be used, or it holds too few units.
+    """
+    data = config.data
+    if data.missing == "refuse":
+        # What is missing is to be counted, not to end the count.
+        data = data.model_copy(update={"missing": "skip"})
+    records = open_connector(data, every_column=True).records()
+    first = list(islice(records, JUDGED_ROWS))
+    columns = tuple(dict.fromkeys(name for record in first for name in record.fields))
+    counted = Survey(data)
+    for number, (record, fields) in enumerate(texts(data, chain(first, records)), start=1):
+        # Whatever the guarantee protects: twelve rows of one person are no crowd.
+        counted.add(record.unit_id, record.fields, fields)
+        if progress is not None:
+            progress(number)
+    return counted.finish(dropped_columns(data, columns, [record.fields for record in first]))
+
+
+# Where connections are forbidden the records come from outside; asked for once a process.
+_feed = feed.inherited()
+
+
+def _records(config: SiteConfig) -> Iterator[Record]:
+    """The site's records with prompt, completion and label, unmasked."""
+    if _feed is not None:
+        return _feed.records(config.data.place)
+    return compose(config.data, open_connector(config.data).records())
 
 
 def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
@@ -197,7 +254,7 @@ class _Masker:
         """The record's fields that are used, masked."""
         masked = {}
         for name, text in record.fields.items():
-            if name not in self._used:
+            if name not in self._used or text is None:
                 continue
             if name == "label" and text in self._labels:
                 masked[name], counts = self._labels[text]

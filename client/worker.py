@@ -20,6 +20,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -48,6 +49,8 @@ _MAX_BYTES: Final = {
     _FAILURE: 8 * 1024,
 }
 _FDS_VARIABLE: Final = "CLOISTER_WORKER_FDS"
+# `client.connectors.feed` reads it on both sides; the agent's side may not import a connector.
+_FEED_VARIABLE: Final = "CLOISTER_FEED_FD"
 _PACKAGES: Final = frozenset({"client", "model", "privacy", "server"})
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
 _PLACE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,120}:[0-9]{1,7}|")
@@ -160,6 +163,7 @@ class _Child:
     lifeline_fd: int
     ended_fd: int
     scratch: str
+    feeder: "_Feeder | None" = None
     report: SandboxReport = _NO_PROTECTION
     received: bytearray = field(default_factory=bytearray)
     is_cut: bool = False
@@ -209,12 +213,64 @@ class _Child:
         for descriptor in (self.request_fd, self.reply_fd, self.ended_fd):
             os.close(descriptor)
         shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.feeder is not None:
+            self.feeder.end()
         return returncode
 
     def _await_keeper(self) -> None:
         poller = select.poll()
         poller.register(self.ended_fd, select.POLLIN)
         poller.poll(_ENDING_S * 1000)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feed:
+    """A program that stands beside the child and reads what the child may not reach.
+
+    It runs in a room of its own that hides the same folders and lets it open connections. Child
+    and program each find one end of a socket pair under `CLOISTER_FEED_FD`; nobody else has one.
+
+    Attributes:
+      argv: The program and its arguments.
+      environment: Variables it needs beside the ones that every library needs.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class _Feeder:
+    """A running program of a `Feed`; the child's lifeline is its own too."""
+
+    process: subprocess.Popen[bytes]
+    scratch: str
+    report: SandboxReport = _NO_PROTECTION
+
+    def read_report(self, report_fd: int, deadline: float, timeout_s: float) -> None:
+        """Wait until its sandbox is closed, and keep what it reports."""
+        report = sandbox.read_report(_read_all(report_fd, deadline, timeout_s))
+        if report is None:
+            raise WorkerDiedError(self._wait())
+        self.report = report
+
+    def end(self) -> None:
+        """Wait until it is gone, after the lifeline was cut."""
+        self._wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End it while its lifeline is whole: the keeper's death takes the program along."""
+        self.process.kill()
+        self.end()
+
+    def _wait(self) -> int:
+        try:
+            return self.process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            return self.process.wait()
 
 
 class Worker:
@@ -230,6 +286,7 @@ class Worker:
         writing; None leaves writing to the file permissions.
       use_namespaces: False acts as a platform without them, for tests of the fallback.
       demand: Fields of `SandboxReport` without which the program is not run.
+      feed: A program that reads for it what lies behind a network.
     """
 
     def __init__(
@@ -243,6 +300,7 @@ class Worker:
         writable: Sequence[Path] | None = None,
         use_namespaces: bool = True,
         demand: Sequence[str] = (),
+        feed: Feed | None = None,
     ) -> None:
         if not argv:
             raise ValueError("expected a program to run, got an empty argv")
@@ -256,6 +314,7 @@ class Worker:
         self._forbid_network = forbid_network
         self._use_namespaces = use_namespaces
         self._demand = tuple(demand)
+        self._feed = feed
         self._child: _Child | None = None
         # Reentrant: on_progress may call stop().
         self._lock = threading.RLock()
@@ -304,6 +363,12 @@ class Worker:
             if self._child is None:
                 child = self._spawn(time.monotonic() + timeout_s, timeout_s)
                 open_ = [name for name in self._demand if not getattr(child.report, name)]
+                if child.feeder is not None:
+                    open_ += [
+                        f"{name} in the process that reads its records"
+                        for name in self._demand
+                        if name != "network_forbidden" and not getattr(child.feeder.report, name)
+                    ]
                 if open_:
                     child.end()
                     raise WorkerUnprotectedError(open_)
@@ -356,8 +421,15 @@ class Worker:
                 child.end()
 
     def _settings(
-        self, scratch: str, lifeline_fd: int, report_fd: int, program_fds: tuple[int, ...]
+        self,
+        scratch: str,
+        lifeline_fd: int,
+        report_fd: int,
+        program_fds: tuple[int, ...],
+        *,
+        feed: Feed | None = None,
     ) -> SandboxSettings:
+        """The room of the program, or of its feed."""
         hide = [folder.resolve() for folder in self._hide]
         for folder in hide:
             if not folder.is_dir():
@@ -373,14 +445,14 @@ class Worker:
         outermost = [one for one in set(hide) if not any(other in one.parents for other in hide)]
         writable = self._writable
         return SandboxSettings(
-            argv=self._argv,
+            argv=self._argv if feed is None else feed.argv,
             hide=tuple(sorted(map(str, outermost))),
             writable=None
             if writable is None
             else tuple(str(folder.resolve()) for folder in writable),
             scratch=scratch,
             memory_limit_mb=self._memory_limit_mb,
-            forbid_network=self._forbid_network,
+            forbid_network=self._forbid_network and feed is None,
             use_namespaces=self._use_namespaces,
             lifeline_fd=lifeline_fd,
             report_fd=report_fd,
@@ -411,26 +483,24 @@ class Worker:
             for descriptor in (request_write, reply_read, report_read):
                 os.set_blocking(keep(descriptor), False)
             keep(lifeline_write)
-            given = (request_read, reply_write, lifeline_read, report_write)
+            given: tuple[int, ...] = (request_read, reply_write, lifeline_read, report_write)
             for descriptor in given:
                 lend(descriptor)
-            settings = self._settings(
-                scratch, lifeline_read, report_write, (request_read, reply_write)
-            )
             environment = _environment(self._environment, scratch)
             environment[_FDS_VARIABLE] = f"{request_read},{reply_write}"
-            # S603: argv is the site's own. A session of its own, so that a Ctrl-C at the agent is
-            # the agent's to handle.
-            process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-I", "-S", "-B", sandbox.__file__, settings.to_json()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=given,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
+            program_fds: tuple[int, ...] = (request_read, reply_write)
+            feeder, feed_report = None, -1
+            if self._feed is not None:
+                near, far = (lend(end.detach()) for end in socket.socketpair())
+                environment[_FEED_VARIABLE] = str(near)
+                program_fds, given = (*program_fds, near), (*given, near)
+                feed_report, feed_report_write = pipe()
+                os.set_blocking(keep(feed_report), False)
+                feeder = self._start_feed(self._feed, lifeline_read, lend(feed_report_write), far)
+                # Until there is a child, whose end is the feeder's too.
+                ours.callback(feeder.stop)
+            settings = self._settings(scratch, lifeline_read, report_write, program_fds)
+            process = _launch(settings, given, environment)
             theirs.close()
             child = _Child(
                 process=process,
@@ -439,16 +509,29 @@ class Worker:
                 reply_fd=reply_read,
                 lifeline_fd=lifeline_write,
                 scratch=scratch,
+                feeder=feeder,
             )
             ours.pop_all()  # from here on child.end() closes them
         try:
             child.read_report(report_read, deadline, timeout_s)
+            if feeder is not None:
+                feeder.read_report(feed_report, deadline, timeout_s)
         except BaseException:
             child.end()
             raise
         finally:
             os.close(report_read)
+            if feeder is not None:
+                os.close(feed_report)
         return child
+
+    def _start_feed(self, feed: Feed, lifeline_fd: int, report_fd: int, feed_fd: int) -> _Feeder:
+        scratch = str(Path(tempfile.mkdtemp(prefix="cloister-")).resolve())
+        settings = self._settings(scratch, lifeline_fd, report_fd, (feed_fd,), feed=feed)
+        environment = _environment(feed.environment, scratch)
+        environment[_FEED_VARIABLE] = str(feed_fd)
+        process = _launch(settings, (lifeline_fd, report_fd, feed_fd), environment)
+        return _Feeder(process=process, scratch=scratch)
 
     def _converse(
         self,
@@ -481,6 +564,24 @@ class Worker:
                 )
             else:
                 return content
+
+
+def _launch(
+    settings: SandboxSettings, given: Sequence[int], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start the script that closes a room and becomes its program."""
+    # S603: argv is the site's own. A session of its own, so that a Ctrl-C at the agent is the
+    # agent's to handle.
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-I", "-S", "-B", sandbox.__file__, settings.to_json()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=given,
+        env=dict(environment),
+        cwd="/",
+        start_new_session=True,
+    )
 
 
 def _environment(given: Mapping[str, str], scratch: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ def refused(text: str) -> str:
 
 def test_what_is_not_said_has_a_default_and_paths_are_beside_the_file() -> None:
     config = parse_config(MINIMAL, folder=FOLDER)
-    assert config.data.path == FOLDER / "data/records.jsonl.gz"
+    assert config.data.place == str(FOLDER / "data/records.jsonl.gz")
     assert config.data.unit is Unit.RECORD
     assert config.base.folder is None
     assert config.compute.threads == 1
@@ -56,7 +56,7 @@ def test_any_path_survives_the_file(name: str) -> None:
     config = parse_config(MINIMAL, folder=FOLDER)
     data = config.data.model_copy(update={"path": Path("/") / name.lstrip("/")})
     written = format_config(config.model_copy(update={"data": data}))
-    assert parse_config(written, folder=FOLDER).data.path == data.path
+    assert parse_config(written, folder=FOLDER).data == data
 
 
 def test_every_key_is_explained_in_a_written_file() -> None:
@@ -88,7 +88,12 @@ def test_every_key_is_explained_in_a_written_file() -> None:
         ("num_units = 1000", "num_units = 1000.5", "data.num_units"),
         ("num_units = 1000", "num_units = 0", "data.num_units"),
         ("num_units = 1000", 'num_units = 1000\nunit = "family"', "data.unit"),
-        ("num_units = 1000", 'num_units = 1000\nkind = "csv"', "data.kind"),
+        ("num_units = 1000", 'num_units = 1000\nkind = "xlsx"', "data.kind"),
+        ("num_units = 1000", 'num_units = 1000\nkind = "csv"', "data.prompt"),
+        ("num_units = 1000", 'num_units = 1000\ndelimiter = ";"', "data.delimiter"),
+        ("num_units = 1000", 'num_units = 1000\nprompt = "{a"', "data.prompt"),
+        ("num_units = 1000", 'num_units = 1000\nlabel = "{*}"', "data: expected the label"),
+        ("num_units = 1000", "num_units = 1000\nmin_cell = 2", "data.min_cell"),
         ('path = "data/records.jsonl.gz"', 'path = ""', "data.path"),
         (":9092", "", "site.coordinator"),
         (":9092", ":99999", "site.coordinator"),
@@ -128,7 +133,7 @@ def test_a_file_that_cannot_be_read_is_an_error_with_a_hint(tmp_path: Path) -> N
 
 def test_a_file_on_disk_is_read_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text(MINIMAL)
-    assert load_config(tmp_path / "site.toml").data.path == (
+    assert load_config(tmp_path / "site.toml").data.place == str(
         tmp_path.resolve() / "data/records.jsonl.gz"
     )
 

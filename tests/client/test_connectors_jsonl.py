@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from client.connectors.jsonl import Record, read_records
+from client.connectors.jsonl import JsonlConnector
+from client.connectors.record import Record
+from client.sources import DataSection
 from privacy.errors import ConfigError
+from tests.client.sources import CANARY
 
-CANARY = "canary-4111"
 GOOD = {"id": "a", "source": "s", "prompt": "p q", "completion": "c", "label": "l"}
 
 
@@ -22,9 +24,14 @@ def good(**changes: object) -> bytes:
     return json.dumps({**GOOD, **changes}).encode()
 
 
+def read_records(path: Path, **settings: object) -> list[Record]:
+    data = DataSection.model_validate({"path": path, "num_units": 10, **settings})
+    return list(JsonlConnector(data).records())
+
+
 def refused(path: Path) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        list(read_records(path))
+        read_records(path)
     assert CANARY not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     return caught.value
@@ -36,10 +43,13 @@ def test_records_are_read_in_order(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"records{suffix}"
     path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     fields = {"prompt": "p q", "completion": "c", "label": "l"}
-    assert list(read_records(path)) == [
-        Record(line_number=1, record_id="s/a", unit_id="s/a", fields=fields),
-        Record(line_number=4, record_id="s/b", unit_id="u", fields=fields),
-    ]
+    first, second = read_records(path)
+    assert (first.record_id, first.unit_id) == ("s/a", "s/a")
+    assert (second.record_id, second.unit_id) == ("s/b", "u")
+    for record, line in ((first, 1), (second, 4)):
+        assert record.place == f"{path}, line {line}"
+        assert {name: record.fields[name] for name in fields} == fields
+        assert "extra" not in record.fields
 
 
 @pytest.mark.parametrize(
@@ -87,3 +97,13 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, damage: str) -> None:
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert "IsADirectoryError" in str(refused(tmp_path))
+
+
+def test_other_fields_are_named_in_the_settings(tmp_path: Path) -> None:
+    line = json.dumps({"nr": "7", "kunde": "k", "text": "hello", "grade": 3, "class": "x"})
+    settings = {"record_id": "nr", "unit_id": "kunde", "prompt": "{text}", "label": "{class}"}
+    [record] = read_records(write(tmp_path / "r.jsonl", line.encode()), **settings, completion="")
+    assert (record.record_id, record.unit_id) == ("7", "k")
+    assert record.fields == {
+        "text": "hello", "class": "x", "nr": "7", "kunde": "k", "grade": "3",
+    }  # fmt: skip

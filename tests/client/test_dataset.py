@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from client.config import SiteConfig, parse_config
+from client.config import SiteConfig, format_config, parse_config
 from client.dataset import SiteDataset, is_held_out, load, probe
 from model.config import AdapterConfig, BaseRef, TensorSpec
 from privacy.dp.config import MechanismConfig, Unit
@@ -157,6 +157,27 @@ def test_one_unit_in_five_is_held_out_by_the_key_alone(tmp_path: Path) -> None:
     first, second = load_rows(tmp_path, rows), load_rows(tmp_path, rows[::-1])
     assert {unit.unit_id for unit in first.held_out} == {unit.unit_id for unit in second.held_out}
     assert first.num_units + len(first.held_out) == 60
+
+
+def test_a_table_is_masked_and_split_by_its_units_like_texts(tmp_path: Path) -> None:
+    lines = ["patient,last_name,note,grade"]
+    lines += [f"p{i // 2},Mustermann,card {CARD} on 2019-03-02,{i % 2}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    config = config_for(tmp_path / "t.csv", Unit.PATIENT)
+    text = format_config(config)
+    table = text[text.index("[data]") : text.index("[budget]")]
+    csv = (
+        '[data]\nkind = "csv"\npath = "t.csv"\nprompt = "{*}"\nlabel = "{grade}"\n'
+        'unit_id = "patient"\nunit = "patient"\nnum_units = 100\n'
+    )
+    config = parse_config(text.replace(table, csv), folder=tmp_path)
+    dataset = load(config, with_unit(Unit.PATIENT), tokenizer(), holdout_key=KEY)
+    assert dataset.num_units + len({unit.unit_id for unit in dataset.held_out}) == 30
+    assert all(len(unit.examples) == 2 for unit in dataset.train)
+    assert dataset.labels == ("0", "1")
+    for text in texts(dataset):
+        assert "note: card [CREDIT_CARD] on [DATE]" in text
+        assert not any(raw in text for raw in (CARD, "Mustermann", "2019"))
 
 
 def test_a_patients_records_stay_together(tmp_path: Path) -> None:

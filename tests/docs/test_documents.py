@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from client.config import SiteConfig
+from client import sources
+from client.config import SiteConfig, format_config, parse_config
 from privacy.audit.keys import KeyRing, Role
 from privacy.masking.config import ENTITY_TYPES
 from server.config import FederationConfig
@@ -31,6 +32,16 @@ DOORS = (
     "server/coordinator.py",
 )
 
+SECTIONS = (
+    sources.DataSection,
+    sources.CsvSection,
+    sources.ParquetSection,
+    sources.SqlSection,
+    sources.OmopSection,
+    sources.FhirSection,
+    sources.Iso20022Section,
+)
+
 each_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
 )
@@ -48,7 +59,8 @@ def blocks(name: str, language: str) -> list[str]:
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Every key of a file, `section.key`, with its default."""
     for name, field in model.model_fields.items():
-        section = field.annotation
+        # Of the kinds of sources the first is JSON Lines; the others are in connectors.md.
+        section = sources.DataSection if name == "data" else field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             yield from keys(section, f"{prefix}{name}.")
         else:
@@ -101,6 +113,37 @@ def test_every_setting_of_a_site_is_documented_with_its_default() -> None:
             said = f"`{json.dumps(default if isinstance(default, bool) else value)}`"
         assert row[1].strip() == said, key
     assert all(f"`[{section}] " in documented for section in SiteConfig.model_fields)
+
+
+CONNECTORS = blocks("docs/connectors.md", "toml")
+
+
+@pytest.mark.parametrize("example", CONNECTORS, ids=range(len(CONNECTORS)))
+def test_every_example_of_a_source_is_valid(example: str) -> None:
+    others = '[site]\nname = "s"\ncoordinator = "h:1"\n[budget]\nepsilon = 8\ndelta = 1e-5\n'
+    config = parse_config(others + example, folder=ROOT)
+    assert config.data.kind in example
+    assert parse_config(format_config(config), folder=Path("/elsewhere")) == config
+
+
+def test_every_kind_of_source_has_an_example_and_every_key_of_it_is_documented() -> None:
+    assert {
+        kind for kind in sources.KINDS if f'kind = "{kind}"' not in "".join(CONNECTORS)
+    } == set()
+    documented = text("docs/connectors.md")
+    shared = sources.SourceSection.model_fields
+    for section in SECTIONS:
+        for name, field in section.model_fields.items():
+            if name in {"kind", "path", "unit", "population", "num_units"}:
+                continue
+            row = re.search(rf"^\| `{name}` \|(.*?)\|", documented, re.MULTILINE)
+            assert row, name
+            default = shared[name].default if name in shared else field.default
+            if row[1].strip() == "by kind":
+                continue
+            value = list(default) if isinstance(default, tuple) else default
+            said = "" if default is PydanticUndefined else f"`{json.dumps(value)}`"
+            assert row[1].strip() == said.replace("null", '""'), name
 
 
 def test_every_setting_of_a_coordinator_is_documented_with_its_default() -> None:
