@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from privacy.masking.english.names import find_names
-from privacy.masking.patterns import ANY, Place, digit_runs
+from privacy.masking.patterns import ANY, Place, digit_runs, numbered
 
 _STREET = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Court|Ct|Place|Pl|Terrace|Ter|"
@@ -36,54 +36,74 @@ _ZIP_BEFORE = re.compile(rf"(?<![A-Za-z])(?:{STATES}|A[AEP])\.?,? $")
 _ZIP = re.compile(r"[0-9]{5}(?:-[0-9]{3,4})?(?![0-9])")
 _CODE_BEFORE = re.compile(r"(?<![a-z])(?:zip|post(?:al)?)(?:[ -]?code)?[^0-9\n]{0,12}$", ANY)
 _CODE = re.compile(r"[0-9]{3,6}(?:-[0-9]{3,4})?(?![0-9])(?: [A-Z]{2}(?![A-Za-z]))?")
-_UK = re.compile(
-    r"(?<![A-Z0-9])(?:GIR ?0AA|[A-Z]{1,2}[0-9][A-Z0-9]? ?[0-9][ABD-HJLNP-UW-Z]{2})(?![A-Z0-9])"
+_UK = numbered(
+    r"[0-9][A-Z0-9]? ?[0-9][ABD-HJLNP-UW-Z]{2}(?![A-Z0-9])",
+    back=r"(?<![A-Z0-9])(?P<value>[A-Z]{1,2})",
+    reach=3,
+    flags=0,
 )
-_CANADA = re.compile(r"(?<![A-Z0-9])[ABCEGHJ-NPRSTVXY][0-9][A-Z] [0-9][A-Z][0-9](?![A-Z0-9])")
+_CANADA = numbered(
+    r"[0-9][A-Z] [0-9][A-Z][0-9](?![A-Z0-9])",
+    back=r"(?<![A-Z0-9])(?P<value>[ABCEGHJ-NPRSTVXY])",
+    reach=2,
+    flags=0,
+)
 _CITY_STATE = re.compile(
     rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))"
 )
 _STATE_AFTER = re.compile(rf", {STATES}(?![A-Za-z])")
 _LAST_NAMES = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}$")
+# Streets as other languages write them: the number comes last.
+_STREET_ENDS = (
+    "weg", "vei", "baan", "stra\u00dfe", "strasse", "gasse", "platz", "allee", "gata", "gatan", "gade", "vej", "veien",
+    "v\u00e4gen", "laan", "straat", "plein", "utca", "katu",
+)  # fmt: skip
+_STREET_STARTS = frozenset({"rue", "via", "calle", "avenida", "rua", "viale", "piazza", "ul.", "ulica"})
 _FOREIGN = re.compile(
-    r"(?:\w*(?:stra(?:\u00df|ss)e|strasse|weg|gasse|platz|allee|gata|gatan|gade|vej|vei|veien|v\u00e4gen|"
-    r"laan|straat|plein|baan|utca|ulica|katu|tie)|(?:rue|via|calle|avenida|rua|plaza|viale|piazza|"
-    r"ul\.|ulica|boulevard) [^\W\d_][\w'\u2019 ]{1,24}?),? (?=[0-9]{1,4}(?![0-9]))",
+    rf"(?<!\w)(?:\w*(?:{'|'.join(_STREET_ENDS)})|(?:{'|'.join(sorted(_STREET_STARTS))}) "
+    r"[^\W\d_][\w'\u2019 ]{1,32}),? $".replace("ul.", r"ul\."),
     re.IGNORECASE,
 )
+_HOUSE = re.compile(r"[0-9]+[A-Za-z]?(?:-[0-9A-Za-z]+)?")
+_UNIT_WORDS = frozenset("apt apartment suite ste flat box psc unit".split())
+_SHORT_CODE = 3
 
 
 def addresses(text: str) -> Iterator[Place]:
     """Streets with house numbers, boxes, flats, postcodes, and a city before its state."""
-    for start, _, _ in digit_runs(text):
+    for start, _, digits in digit_runs(text):
         match = _ADDRESS.match(text, start) or _NUMBERED_STREET.match(text, start)
         match = match or _SMALL_ADDRESS.match(text, start)
         if match:
             yield match.span()
             continue
         before = text[max(0, start - 24) : start]
-        unit = _UNITS.search(before)
+        last = before.rstrip(" #").rpartition(" ")[2].lower().lstrip(">(").rstrip(".:")
+        if last.endswith(_STREET_ENDS) or _STREET_STARTS.intersection(before.lower().split()):
+            street = _FOREIGN.search(text, max(0, start - 48), start)
+            number = _HOUSE.match(text, start)
+            if street and number:
+                yield street.start(), number.end()
+                continue
+        unit = _UNITS.search(before) if last in _UNIT_WORDS else None
         if unit:
-            number = re.compile(r"[0-9]+[A-Za-z]?(?:-[0-9A-Za-z]+)?").match(text, start)
+            number = _HOUSE.match(text, start)
             if number:
                 yield start - len(unit[0]), number.end()
+            continue
+        if digits < _SHORT_CODE:
             continue
         code = _CODE.match(text, start) if _CODE_BEFORE.search(before) else None
         if code is None and _ZIP_BEFORE.search(before):
             code = _ZIP.match(text, start)
         if code:
             yield code.span()
-    for pattern in (_UK, _CANADA):
-        for match in pattern.finditer(text):
-            yield match.span()
+    yield from _UK(text)
+    yield from _CANADA(text)
     for match in _STATE_AFTER.finditer(text):
         city = _LAST_NAMES.search(text, max(0, match.start() - 50), match.start())
         if city:
             yield city.span()
-    for match in _FOREIGN.finditer(text):
-        number = re.compile("[0-9]+").match(text, match.end())
-        if number:
-            yield match.start(), number.end()
     yield from _around_places(text)
 
 
