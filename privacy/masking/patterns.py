@@ -137,8 +137,9 @@ def numbered(
             while begin > free and text[begin - 1] in lead:
                 begin -= 1
             match = compiled.match(text, begin)
-            if match is None and begin < start:
-                match = compiled.match(text, start)
+            while match is None and begin < start:
+                begin += 1
+                match = compiled.match(text, begin)
             if match is None or (check is not None and not check(match[0])):
                 continue
             begin = match.start()

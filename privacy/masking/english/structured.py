@@ -171,7 +171,7 @@ RULES: Rules = {
             numbered(
                 r"(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12][0-9]|3[01])(?![0-9/])",
                 least=2,
-                back=rf"{_LETTER_BEFORE}(?:on|dated|since|until|by|from|dob:?) ",
+                back=rf"{_LETTER_BEFORE}(?:on|dated|since|dob:?) ",
                 reach=8,
             ),
         ),
@@ -202,7 +202,7 @@ RULES: Rules = {
         (
             0.75,
             numbered(
-                rf"(?:\+[ (]?|\(?\+|00)[1-9](?:[ .\-/()]{{0,2}}[0-9]){{6,14}}{AFTER}{_EXTENSION}",
+                rf"(?:\+[ (]?|00)[1-9](?:[ .\-/()]{{0,2}}[0-9]){{6,14}}{AFTER}{_EXTENSION}",
                 least=7,
                 lead="+( ",
             ),
