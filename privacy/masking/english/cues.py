@@ -143,7 +143,9 @@ def _after_cue(text: str, low: str) -> Iterator[Place]:
         start, end = match.start("names"), match.start("names")
         for place in re.finditer(_SMALL, match["names"]):
             word = plain_word(place[0])
-            ordinary = word in _NO_NAMES or (end > start and word in safe)
+            ordinary = word in _NO_NAMES or (
+                end > start and word in safe and word not in words().after_first
+            )
             if ordinary and not (
                 end > start and text[start + place.start()].isupper() and word not in _NO_NAMES
             ):

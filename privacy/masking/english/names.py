@@ -251,6 +251,9 @@ _BEFORE_FACILITY = re.compile(
 )
 
 
+_OF_PLACE = re.compile(rf" of (?:the )?[{_CAPITAL}][\w{_MARKS}]+")
+
+
 def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     """`Texas Health Presbyterian Hospital`: the whole name of a hospital that has one."""
     noun = found[index]
@@ -272,6 +275,9 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     whole = noun.key == "hospital" and before in ("at", "to", "from")
     if any(word.masked for word in parts) or (inside and (whole or not generic)):
         noun.start, noun.masked = begin, "LOCATION"
+        of = _OF_PLACE.match(text, noun.end)
+        if of:
+            noun.end = of.end()
 
 
 def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
@@ -304,10 +310,15 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
             elif beside:
                 persons.append((last_start, end))
                 known = True
+        if known and word in lists.first:
+            after = _SMALL_AFTER.match(text, end)
+            if after and after[1] in lists.after_first:
+                persons.append(after.span(1))
         last_start, last_end, last_known = start, end, known
     return persons, places
 
 
+_SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 # Beside these a stretch of small letters is part of something longer.
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 

@@ -3,13 +3,27 @@
 import re
 from collections.abc import Iterator
 
+from privacy.masking.english.cues import GENERIC
 from privacy.masking.english.names import find_names
-from privacy.masking.patterns import ANY, Place, digit_runs, numbered
+from privacy.masking.english.words import words
+from privacy.masking.patterns import ANY, Place, digit_runs, last_word, numbered
 
 _STREET = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Court|Ct|Place|Pl|Terrace|Ter|"
     r"Circle|Cir|Trail|Trl|Parkway|Pkwy|Square|Sq|Highway|Hwy|Crescent|Close|Way|Alley|Mews|Gardens|"
     r"Grove|Row|Walk|Loop|Path|Plaza|Pike|Turnpike|Point|Ridge|Crossing|Hollow|Estates?)"
+)
+# The other suffixes of USPS Publication 28, appendix C1; only with a name of one or two words.
+_RARE = (
+    r"(?:Annex|Arcade|Bayou|Beach|Bend|Bluff|Bottom|Branch|Bridge|Brook|Burg|Bypass|Camp|Canyon|Cape|"
+    r"Causeway|Center|Cliff|Club|Common|Corner|Course|Cove|Creek|Crest|Crossroad|Curve|Dale|Dam|"
+    r"Divide|Expressway|Extension|Fall|Ferry|Field|Flat|Ford|Forest|Forge|Fork|Fort|Freeway|Garden|"
+    r"Gateway|Glen|Green|Harbor|Haven|Heights|Hill|Inlet|Island|Isle|Junction|Key|Knoll|Lake|Land|"
+    r"Landing|Light|Loaf|Lock|Lodge|Mall|Manor|Meadow|Mill|Mission|Motorway|Mount|Mountain|Neck|"
+    r"Orchard|Oval|Overpass|Park|Pass|Passage|Pine|Plain|Port|Prairie|Radial|Ramp|Ranch|Rapid|Rest|"
+    r"River|Route|Rue|Run|Shoal|Shore|Skyway|Spring|Spur|Station|Stravenue|Stream|Summit|Throughway|"
+    r"Trace|Track|Trafficway|Tunnel|Underpass|Union|Valley|Viaduct|View|Village|Ville|Vista|Wall|Well)"
+    r"s?"
 )
 STATES = (
     r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|"
@@ -20,6 +34,14 @@ _ADDRESS = re.compile(
     rf"[0-9]{{1,6}}[A-Za-z]?(?:[-/][0-9]{{1,4}})?,? (?:(?:N|S|E|W|NE|NW|SE|SW|North|South|East|West)\.? )?"
     rf"(?:(?:{_NAME}|[0-9]{{1,3}}(?:st|nd|rd|th)|of|the) ){{1,4}}{_STREET}(?![a-z])\.?"
 )
+_RARE_ADDRESS = re.compile(rf"[0-9]{{2,6}} (?:{_NAME} ){{1,2}}{_RARE}(?![\w])")
+_LIVES = re.compile(
+    r"(?:live[sd]?|living|resid(?:e[sd]?|ing)|based|born|raised|grew up|mov(?:ed|ing)|resident|"
+    r"am|is|was|stay(?:s|ed|ing)?|i'?m) (?:in|at|to|of|near) "
+    r"(?P<place>(?:(?:new|old|north|south|east|west|lake|port|fort|mount|san|santa|los|las|st\.?|"
+    r"saint|el|la) )?[^\W\d_][\w'\u2019\-]{2,24})"
+)
+_SURE = ("live", "living", "resid", "based", "born", "raised", "grew")
 _SMALL_ADDRESS = re.compile(
     r"[0-9]{1,6} (?:[a-z0-9'.\-]+ ){1,3}(?:street|avenue|ave|road|rd|boulevard|blvd|lane|"
     r"drive|court|terrace|crescent|parkway)(?![a-z])"
@@ -73,7 +95,7 @@ def addresses(text: str) -> Iterator[Place]:
     """Streets with house numbers, boxes, flats, postcodes, and a city before its state."""
     for start, _, digits in digit_runs(text):
         match = _ADDRESS.match(text, start) or _NUMBERED_STREET.match(text, start)
-        match = match or _SMALL_ADDRESS.match(text, start)
+        match = match or _SMALL_ADDRESS.match(text, start) or _RARE_ADDRESS.match(text, start)
         if match:
             yield match.span()
             continue
@@ -98,6 +120,10 @@ def addresses(text: str) -> Iterator[Place]:
             code = _ZIP.match(text, start)
         if code:
             yield code.span()
+    yield from _lived_in(text)
+    yield from _visited(text)
+    yield from _MILITARY(text)
+    yield from _MILITARY_CODE(text)
     yield from _UK(text)
     yield from _CANADA(text)
     for match in _STATE_AFTER.finditer(text):
@@ -105,6 +131,53 @@ def addresses(text: str) -> Iterator[Place]:
         if city:
             yield city.span()
     yield from _around_places(text)
+
+
+_MILITARY = numbered(
+    r"[0-9]{1,5},? Box [0-9]{1,5}", least=2, back=r"(?P<value>(?:PSC|Unit|CMR) )", reach=5
+)
+_MILITARY_CODE = numbered(
+    r"[0-9]{5}(?![0-9])", least=5, back=r"(?P<value>[AFD]PO A[AEP] )", reach=8
+)
+_SEQUENCE = re.compile(rf"(?:the |our )?((?:{_NAME}|&|of)(?: (?:{_NAME}|&|of)){{0,4}})")
+_VISITED = frozenset(
+    "seen treated admitted evaluated hospitalized hospitalised surgery care reviewed in followed "
+    "transferred diagnosed presented presenting born registered practices works employed student "
+    "tests conducted performed consultation visit enrolled today week".split()
+)
+_WARDS = GENERIC | frozenset(
+    "icu er ed or nicu picu ccu pacu unit department emergency room ward floor bedside home dr mr mrs "
+    "ms same which".split()
+)
+
+
+def _visited(text: str) -> Iterator[Place]:
+    """`treated at Mass General`: whatever is capitalised there is a place."""
+    for cue, verbs in ((" at ", _VISITED), (" to ", _ADMITTED)):
+        place = text.find(cue)
+        while place >= 0:
+            found = _SEQUENCE.match(text, place + len(cue))
+            if found and last_word(text, place + 1).lower() in verbs:
+                parts = [part.strip(".,'").lower() for part in found[1].split()]
+                if not _WARDS.issuperset(parts):
+                    yield found.span(1)
+            place = text.find(cue, place + 1)
+
+
+_ADMITTED = frozenset({"admitted", "transferred", "presented", "transported", "discharged"})
+
+
+def _lived_in(text: str) -> Iterator[Place]:
+    """`i live in lake scott`: where one lives is a place, even one that no list has."""
+    lists = words()
+    for match in _LIVES.finditer(text):
+        place = match["place"]
+        if not place.islower():
+            continue
+        last = place.rpartition(" ")[2]
+        known = last in lists.ordinary
+        if not known or (" " in place and match[0].startswith(_SURE)):
+            yield match.span("place")
 
 
 def _around_places(text: str) -> Iterator[Place]:
@@ -117,10 +190,10 @@ def _around_places(text: str) -> Iterator[Place]:
         before = _POSTCODE_BEFORE.search(text, max(0, start - 8), start)
         if before:
             yield before.span(1)
+    for start, end in (*persons, *places):
         noun = _FACILITY_AFTER.match(text, end)
         if noun:
             yield start, noun.end()
-    for start, end in (*persons, *places):
         code = _STATE_CODE_AFTER.match(text, end)
         if code:
             yield code.span(1)
