@@ -46,7 +46,9 @@ _MONTH = re.compile(
 )
 _TITLE = re.compile(r"(?:mr|mrs|ms|miss|dr|prof)\.?(?: +|$)", re.I)
 # Of the Spanish set only numbers and codes are asked for: the rules know no Spanish.
-_SPANISH = frozenset({"DATE", "PHONE", "EMAIL", "LICENCE_NUMBER", "RECORD_NUMBER", "HEALTH_PLAN_NUMBER"})
+_SPANISH = frozenset(
+    {"DATE", "PHONE", "EMAIL", "LICENCE_NUMBER", "RECORD_NUMBER", "HEALTH_PLAN_NUMBER"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +275,7 @@ def _made_up(half: str) -> Iterator[tuple[str, tuple[str, ...], list[Text]]]:
     forms = masking_notes_en.forms()
     for unseen in (False, True):
         made = masking_notes_en.notes(_NUM_NOTES, 7, unseen=unseen)
-        texts = [
-            Text(text, spans, forms[i % len(forms)]) for i, (text, spans) in enumerate(made)
-        ]
+        texts = [Text(text, spans, forms[i % len(forms)]) for i, (text, spans) in enumerate(made)]
         name = "notes_en_unseen" if unseen else "notes_en"
         yield name, ("en",), [t for t in texts if half_of(t.group) == half]
     try:
@@ -310,9 +310,7 @@ def _presidio(languages: tuple[str, ...]) -> tuple[str, Find]:
     engine.load()
     registry = RecognizerRegistry(supported_languages=[language])
     registry.load_predefined_recognizers(languages=[language])
-    analyzer = AnalyzerEngine(
-        registry=registry, nlp_engine=engine, supported_languages=[language]
-    )
+    analyzer = AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[language])
 
     def find(text: str) -> list[Gold]:
         found = analyzer.analyze(text=text, language=language)

@@ -10,7 +10,9 @@ from functools import partial
 from faker import Faker
 
 Spans = tuple[tuple[int, int, str], ...]
-_STARTS = "Bra Cor Dre Fal Gri Hal Jor Kel Lum Mar Nor Osk Pra Quil Ros Sel Tarv Ulm Vand Wex Yol Zan"
+_STARTS = (
+    "Bra Cor Dre Fal Gri Hal Jor Kel Lum Mar Nor Osk Pra Quil Ros Sel Tarv Ulm Vand Wex Yol Zan"
+)
 _MIDDLES = "a ane e elo i ina o ori u una ya ether"
 _ENDS = "by dane der felt gren lin lock mont nik quist ren rick sen son stad tov vall wen wick yr"
 _CLINICAL = (
@@ -104,13 +106,18 @@ def _makers(fake: Faker, *, unseen: bool) -> dict[str, tuple[str, Callable[[], s
         "city_small": ("LOCATION", lambda: city().lower()),
         "street": ("LOCATION", street),
         "zip": ("LOCATION", fake.postcode),
-        "hospital": ("LOCATION", lambda: f"{last()} {pick(('Hospital', 'Medical Center', 'Clinic'))}"),
+        "hospital": (
+            "LOCATION",
+            lambda: f"{last()} {pick(('Hospital', 'Medical Center', 'Clinic'))}",
+        ),
         "date": ("DATE", date),
         "old": ("AGE", lambda: str(fake.random_int(90, 104))),
         "pronoun": ("", lambda: pick(("His", "Her"))),
         "phone": (
             "PHONE",
-            lambda: number(pick(("(2##) 5##-####", "3##-4##-####", "+1 4## 5## ####", "5##.6##.####"))),
+            lambda: number(
+                pick(("(2##) 5##-####", "3##-4##-####", "+1 4## 5## ####", "5##.6##.####"))
+            ),
         ),
         "mrn": ("RECORD_NUMBER", lambda: number(pick(("########", "######", "##-##-##-#")))),
         "ssn": ("SSN", lambda: number("###-##-####")),

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from privacy.masking.english.words import plain_word, words
 from privacy.masking.patterns import Place, lowered
 
-TITLES = frozenset({"dr", "mr", "mrs", "ms", "miss", "prof", "professor", "sir", "mister", "drs", "mx"})
+TITLES = frozenset(
+    {"dr", "mr", "mrs", "ms", "miss", "prof", "professor", "sir", "mister", "drs", "mx"}
+)
 PLACE_NOUNS = frozenset(
     "hospital clinic center centre infirmary hospice university college institute school "
     "street avenue road boulevard lane drive county city township village parish church "
@@ -66,12 +68,17 @@ _TITLE_CUE = re.compile(r"[ \n(](?:mrs?|ms|dr|prof|mx)\.?(?= )")
 _CAPITALISED = r"[A-Z][\w'\u2019\-]*\.?"
 _SEQUENCE = rf"{_CAPITALISED}(?: {_CAPITALISED}){{0,3}}"
 _SIGN_OFFS = (
-    "sincerely", "regards", "thanks", "thank you", "yours truly", "yours faithfully", "cheers",
-    "respectfully", "best wishes",
+    "sincerely",
+    "regards",
+    "thanks",
+    "thank you",
+    "yours truly",
+    "yours faithfully",
+    "cheers",
+    "respectfully",
+    "best wishes",
 )
-_SIGNED = re.compile(
-    rf"(?: yours)?[,.!]?\s{{1,3}}(?P<names>{_SEQUENCE})(?=\s*(?:$|\n|,|\.))"
-)
+_SIGNED = re.compile(rf"(?: yours)?[,.!]?\s{{1,3}}(?P<names>{_SEQUENCE})(?=\s*(?:$|\n|,|\.))")
 _BY = ("signed by", "dictated by", "transcribed by", "reviewed by", "referred by")
 _LABEL = re.compile(
     r"(?<![a-z])(?:names?|attending|physician|surgeon|assistant|provider|clinician|caregiver|"
@@ -114,7 +121,10 @@ def cued_names(text: str) -> Iterator[Place]:
     if "@" in text:
         safe = words().safe
         for match in _HANDLE.finditer(text):
-            if not text[match.start() - 1 : match.start()].isalnum() and match[1].lower() not in safe:
+            if (
+                not text[match.start() - 1 : match.start()].isalnum()
+                and match[1].lower() not in safe
+            ):
                 yield match.span(1)
 
 

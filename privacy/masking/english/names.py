@@ -133,7 +133,9 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
         if word.kind in ("first", "last", "place", "unknown"):
             if _is_thing(text, word, lists):
                 continue
-            is_place = word.kind == "place" or (word.kind == "unknown" and _after_place(text, word))
+            is_place = word.kind == "place" or (
+                word.kind == "unknown" and _after_place(text, word)
+            )
             word.masked = "LOCATION" if is_place else "PERSON"
         elif word.kind == "title":
             _mask_titled(text, found, index)
@@ -228,8 +230,12 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
 
 _LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{_CAPITAL}][a-z][\w{_MARKS}'\u2019\-]*)(?![\w])")
 _INITIAL_BEFORE = re.compile(rf"(?<![\w])([{_CAPITAL}][\w{_MARKS}'\u2019\-]+ [A-Z]\.) $")
-_NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | frozenset(
-    "and or is was has had will did does if in on at to for from with by as but not so".split()
+_NO_LAST_NAMES = (
+    PLACE_NOUNS
+    | JOINS_NAME
+    | frozenset(
+        "and or is was has had will did does if in on at to for from with by as but not so".split()
+    )
 )
 
 
@@ -246,9 +252,7 @@ def _stands_as_name(text: str, word: _Word) -> bool:
     )
 
 
-_BEFORE_FACILITY = re.compile(
-    rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$"
-)
+_BEFORE_FACILITY = re.compile(rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$")
 
 
 _OF_PLACE = re.compile(rf" of (?:the )?[{_CAPITAL}][\w{_MARKS}]+")
@@ -267,9 +271,7 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     if begin >= noun.start:
         return
     parts = [w for w in found[max(0, index - 8) : index] if w.start >= begin]
-    generic = all(
-        part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split()
-    )
+    generic = all(part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split())
     before = last_word(text, begin)
     inside = before in ("at", "to", "from", "in", "by", "of", "our")
     whole = noun.key == "hospital" and before in ("at", "to", "from")
@@ -335,4 +337,3 @@ def _joined(text: str, places: list[Place]) -> Iterator[Place]:
         begin, end = start, stop
     if begin >= 0:
         yield begin, end
-

@@ -48,7 +48,9 @@ CUES = {
         r"car registration|vehicle registration|reg"
     ),
 }
-_NUMBER = r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#|n\u00ba)(?![a-z])\.?)"
+_NUMBER = (
+    r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#|n\u00ba)(?![a-z])\.?)"
+)
 _BETWEEN = r"[ \t]{0,2}(?:(?:is|was|as|of|:|#|=|-|\(|with|ending(?: in)?)[ \t]{0,2}){0,3}"
 _CUE = re.compile(
     r"(?<![a-z])(?:"
@@ -158,8 +160,22 @@ _KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
 )
 _KEY_SIGNS = (
-    "_live_", "_test_", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "xoxa-", "xoxb-",
-    "xoxp-", "xoxr-", "xoxs-", "eyJ", "-----BEGIN",
+    "_live_",
+    "_test_",
+    "AKIA",
+    "ASIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "xoxa-",
+    "xoxb-",
+    "xoxp-",
+    "xoxr-",
+    "xoxs-",
+    "eyJ",
+    "-----BEGIN",
 )
 _NO_SECRET = re.compile(
     r"(?:reset|changed?|was|is|not|incorrect|wrong|invalid|expired|required|the|a|my|protected|"
@@ -188,7 +204,22 @@ def secrets(text: str) -> Iterator[Place]:
 
 
 _SECRET_WORDS = (
-    "password", "pass word", "passcode", "pass code", "passphrase", "pass phrase", "pwd", "passwd",
-    "secret", "api", "access", "auth", "bearer", "one-time", "one time", "otp", "verification",
+    "password",
+    "pass word",
+    "passcode",
+    "pass code",
+    "passphrase",
+    "pass phrase",
+    "pwd",
+    "passwd",
+    "secret",
+    "api",
+    "access",
+    "auth",
+    "bearer",
+    "one-time",
+    "one time",
+    "otp",
+    "verification",
     "token",
 )

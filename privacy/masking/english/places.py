@@ -71,9 +71,7 @@ _CANADA = numbered(
     reach=2,
     flags=0,
 )
-_CITY_STATE = re.compile(
-    rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))"
-)
+_CITY_STATE = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))")
 _STATE_AFTER = re.compile(rf", {STATES}(?![A-Za-z])")
 _LAST_NAMES = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}$")
 # Streets as other languages write them: the number comes last.
@@ -81,7 +79,9 @@ _STREET_ENDS = (
     "weg", "vei", "baan", "stra\u00dfe", "strasse", "gasse", "platz", "allee", "gata", "gatan", "gade", "vej", "veien",
     "v\u00e4gen", "laan", "straat", "plein", "utca", "katu",
 )  # fmt: skip
-_STREET_STARTS = frozenset({"rue", "via", "calle", "avenida", "rua", "viale", "piazza", "ul.", "ulica"})
+_STREET_STARTS = frozenset(
+    {"rue", "via", "calle", "avenida", "rua", "viale", "piazza", "ul.", "ulica"}
+)
 _FOREIGN = re.compile(
     rf"(?<!\w)(?:\w*(?:{'|'.join(_STREET_ENDS)})|(?:{'|'.join(sorted(_STREET_STARTS))}) "
     r"[^\W\d_][\w'\u2019 ]{1,32}),? $".replace("ul.", r"ul\."),
