@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - forms read as they are sent.
 """Made-up clinical notes and bank letters in English, with every identifier's place.
 
 Values come from Faker and from a generator of names that stand in no list: what is found of those

@@ -1,8 +1,8 @@
 """Find personal data in a text. Fails closed: a detector that cannot detect is never built.
 
 What is found is taken out and what is left is searched again, until nothing is found: a number
-that a neighbour hid is seen once the neighbour is gone. So masking a masked text changes nothing:
-a placeholder that stands in a text already and one that is about to are the same sign to the rules.
+that a neighbour hid is seen once the neighbour is gone. Masking a masked text changes nothing:
+a placeholder that stands in a text already is to the rules the same sign as what was taken out.
 """
 
 from privacy.errors import MaskingError

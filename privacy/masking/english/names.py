@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from privacy.masking.english.cues import (
     BEFORE_NAME,
@@ -142,9 +143,9 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
         elif word.kind == "acronym" and text[max(0, word.start - 4) : word.start] == " at ":
             # `treated at UCSF`.
             word.masked = "LOCATION"
-    for before, word in zip(found, found[1:], strict=False):
+    for before, word in pairwise(found):
         _join(text, before, word)
-    for word, after in zip(reversed(found[:-1]), reversed(found[1:]), strict=False):
+    for after, word in pairwise(reversed(found)):
         _join_backwards(text, word, after)
     for word in found:
         if word.kind == "either" and not word.masked and _stands_as_name(text, word):
@@ -158,11 +159,10 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
     """Whether an eponym (`Foley catheter`), a firm or a short acronym is meant."""
     after = _NEXT_WORD.match(text, word.end)
     following = after[1].lower() if after else ""
-    possessive = text[word.end - 2 : word.end].lower() in ("'s", "\u2019s")
-    if word.kind != "first" or word.key in lists.eponyms:
-        if following in MEDICAL_NOUNS or (possessive and following in MEDICAL_NOUNS):
-            return True
-    if lists.phrases and (word.key, following) in lists.phrases:
+    eponym = word.kind != "first" or word.key in lists.eponyms
+    if eponym and following in MEDICAL_NOUNS:
+        return True
+    if (word.key, following) in lists.phrases:
         return True
     if (last_word(text, word.start).lower(), word.key) in lists.phrases:
         return True
@@ -230,13 +230,10 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
 
 _LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{_CAPITAL}][a-z][\w{_MARKS}'\u2019\-]*)(?![\w])")
 _INITIAL_BEFORE = re.compile(rf"(?<![\w])([{_CAPITAL}][\w{_MARKS}'\u2019\-]+ [A-Z]\.) $")
-_NO_LAST_NAMES = (
-    PLACE_NOUNS
-    | JOINS_NAME
-    | frozenset(
-        "and or is was has had will did does if in on at to for from with by as but not so".split()
-    )
-)
+_NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | {
+    "and", "or", "is", "was", "has", "had", "will", "did", "does", "if", "in", "on", "at", "to",
+    "for", "from", "with", "by", "as", "but", "not", "so",
+}  # fmt: skip
 
 
 def _stands_as_name(text: str, word: _Word) -> bool:
@@ -329,7 +326,7 @@ def _joined(text: str, places: list[Place]) -> Iterator[Place]:
     """Neighbouring words as one place."""
     begin = end = -1
     for start, stop in sorted(places):
-        if begin >= 0 and (start <= end or text[end:start] in _GAPS and text[end:start] != ", "):
+        if begin >= 0 and (start <= end or (text[end:start] in _GAPS and text[end:start] != ", ")):
             end = max(end, stop)
             continue
         if begin >= 0:

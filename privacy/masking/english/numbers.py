@@ -86,7 +86,7 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
     low = lowered(text)
     found = []
     free = 0
-    for start, end, digits in digit_runs(text):
+    for start, _, digits in digit_runs(text):
         if digits < 3 or start < free:
             continue
         begin = start
@@ -145,7 +145,8 @@ _SECRET = re.compile(
     r"(?<![a-z])(?:pass ?(?:word|code|phrase)|pwd|passwd|secret(?: key| answer)?|api[ _\-]?key|"
     r"access[ _\-]?(?:key|token)|auth(?:entication)?[ _\-]?(?:key|token|code)|bearer|"
     r"one[ \-]time (?:code|password)|otp|verification code|token)"
-    r"(?: (?:is|was|to|=)|[\"']?\s?[:=]| is:)\s{0,2}[\"'\u201c]?(?P<value>[^\s\"'\u201d\ue000]{4,80})"
+    r"(?: (?:is|was|to|=)|[\"']?\s?[:=]| is:)\s{0,2}[\"'\u201c]?"
+    r"(?P<value>[^\s\"'\u201d\ue000]{4,80})"
 )
 _PIN = numbered(
     r"[0-9]{4,8}(?![0-9])",

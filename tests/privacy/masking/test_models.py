@@ -21,6 +21,7 @@ from privacy.masking.ner import parse_ner
 
 # Words that no rule would mask: only the model knows that they are a name here.
 NAME = "quiet table"
+UNKNOWN, PADDING = "[UNK]", "[PAD]"
 TEXT = f"we met {NAME} and left"
 
 
@@ -28,7 +29,7 @@ TEXT = f"we met {NAME} and left"
 def spacy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline that has learnt that `quiet table` is a person."""
     pipeline = spacy.blank("en")
-    pipeline.add_pipe("ner").add_label("PERSON")
+    pipeline.add_pipe("ner").add_label("PERSON")  # type: ignore[attr-defined]
     start = TEXT.index(NAME)
     annotated = {"entities": [(start, start + len(NAME), "PERSON")]}
     examples = [
@@ -45,12 +46,12 @@ def spacy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose bias says that every token is a person, but for `they` and `left`."""
-    vocabulary = {word: i for i, word in enumerate(["[UNK]", "[PAD]", "they", "left", "quiet"])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    """A random model whose bias says that every token is a person."""
+    vocabulary = {word: i for i, word in enumerate([UNKNOWN, PADDING, "they", "left", "quiet"])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = Whitespace()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=64
+        tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PADDING, model_max_length=64
     )
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -137,7 +138,7 @@ def test_a_missing_library_stops_the_masking(
 
 def test_a_model_without_personal_labels_stops_the_masking(tmp_path: Path) -> None:
     pipeline = spacy.blank("en")
-    pipeline.add_pipe("ner").add_label("DISEASE")
+    pipeline.add_pipe("ner").add_label("DISEASE")  # type: ignore[attr-defined]
     pipeline.initialize()
     pipeline.to_disk(tmp_path / "m")
     with pytest.raises(MaskingError, match="labels such as PERSON"):
