@@ -309,7 +309,7 @@ def _presidio(languages: tuple[str, ...]) -> tuple[str, Find]:
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
     from presidio_analyzer.nlp_engine import NoOpNlpEngine
 
-    # Its recogniser of addresses asks the network for a list of domains: the one it brings will do.
+    # Its recogniser of URLs asks the network for a list of domains: the one it brings will do.
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=())
     language = languages[0]
     engine = NoOpNlpEngine(models=[{"lang_code": language, "model_name": "none"}])

@@ -289,10 +289,12 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
     strange = set(_SMALL_WORD.findall(text)) - lists.ordinary
     if not strange:
         return persons, places
+    # In a prompt without capitals a word that nobody knows is denied too.
+    prompt = len(text) <= _PROMPT and sum(map(str.isupper, text)) * 50 <= len(text) + 50
     last_start, last_end, last_known = -2, -2, False
     for match in _SMALL_WORD.finditer(text):
         word = match[0]
-        if word not in strange:
+        if word not in strange or not word.islower():
             continue
         start, end = match.span()
         if text[start - 1 : start] in _INSIDE or text[end : end + 1] in _INSIDE:
@@ -302,7 +304,7 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
             (places if word in lists.places else persons).append((start, end))
         elif len(word) > 2:
             beside = start == last_end + 1 and text[last_end] == " "
-            due = last_word(text, start).lower() in BEFORE_NAME
+            due = prompt or last_word(text, start).lower() in BEFORE_NAME
             if (beside and last_known) or due:
                 persons.append((start, end))
                 known = True
@@ -317,6 +319,7 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
     return persons, places
 
 
+_PROMPT = 300
 _SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 # Beside these a stretch of small letters is part of something longer.
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
