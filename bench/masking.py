@@ -79,7 +79,11 @@ LABELLED = (
     LabelledSet("nlupp_banking", ("en",)),
     LabelledSet("pii_ner_zh", ("zh",)),
 )
-UNLABELLED = (("mtsamples", ("en",)), ("cfpb_complaints", ("en",)), ("zh_ehr_ner", ("zh",)))
+UNLABELLED: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("mtsamples", ("en",)),
+    ("cfpb_complaints", ("en",)),
+    ("zh_ehr_ner", ("zh",)),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
