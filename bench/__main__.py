@@ -13,7 +13,7 @@ from bench.round import Row
 from privacy.errors import FederationError
 
 if TYPE_CHECKING:
-    from bench import audit, fine_tune, quality
+    from bench import audit, fine_tune, masking, quality
 
 _STEPS = {
     "dp_step": "seconds of a private training step, beside the same step without privacy",
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _quality(parser, arguments)
     if arguments.command == "audit":
         return _audit(parser, arguments)
+    if arguments.command == "masking":
+        return _masking(arguments)
     counts = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
     if any(count < 1 for count in counts.values()):
         parser.error(f"expected at least one of each of {', '.join(counts)}")
@@ -89,7 +91,7 @@ def _quality(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 def _write_json(
     arguments: argparse.Namespace,
     machine: str,
-    found: "Sequence[Row | audit.Row | fine_tune.Row | quality.Row]",
+    found: "Sequence[Row | audit.Row | fine_tune.Row | masking.Row | quality.Row]",
 ) -> None:
     if arguments.json:
         content = {"machine": machine, "rows": [asdict(row) for row in found]}
@@ -110,6 +112,23 @@ def _audit(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
     ):
         print(audit.line(row), flush=True)
         found.append(row)
+    _write_json(arguments, machine, found)
+    return 0
+
+
+def _masking(arguments: argparse.Namespace) -> int:
+    from bench import masking
+
+    machine = federated_round.machine()
+    print(machine)
+    found: list[masking.Row] = []
+    try:
+        for row in masking.rows(arguments.data, say=lambda text: print(text, file=sys.stderr)):
+            print(masking.line(row), flush=True)
+            found.append(row)
+    except (RuntimeError, OSError, FederationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     _write_json(arguments, machine, found)
     return 0
 
@@ -172,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_json(step_parser)
     _add_quality(commands)
     _add_audit(commands)
+    _add_masking(commands)
     return parser
 
 
@@ -188,6 +208,19 @@ def _add_audit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--entries", type=int, default=1_000_000, help="in the tree (default %(default)s)")
     add("--signed", type=int, default=20_000, help="signed and appended (default %(default)s)")
     add("--batch", type=int, default=1000, help="entries of one sync (default %(default)s)")
+    _add_json(parser)
+
+
+def _add_masking(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "personal data found, needlessly masked text and speed, beside stock Presidio"
+    parser = commands.add_parser(
+        "masking",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]} with no model. A set is a file "
+        "NAME/NAME.jsonl.gz of rows {id, text, spans}; a set that is missing is skipped.",
+        epilog="example: python -m bench masking --data DIR --json masking.json",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the sets")
     _add_json(parser)
 
 

@@ -12,11 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
-from client.sources import KINDS, AnyData, DataSection, Name, OptionalPath, Section
+from client.sources import (
+    KINDS,
+    AnyData,
+    DataSection,
+    Name,
+    OptionalPath,
+    Section,
+    beside_the_file,
+)
 from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES
+from privacy.masking.ner import parse_ner
 
 __all__ = ["DataSection"]
 
@@ -46,6 +55,11 @@ def _known_types(types: tuple[str, ...]) -> tuple[str, ...]:
             f"expected names from {', '.join(ENTITY_TYPES)}, got {', '.join(unknown)}"
         )
     return types
+
+
+def _model_beside_the_file(value: str, info: ValidationInfo) -> str:
+    kind, path = parse_ner(value)
+    return value if path is None else f"{kind}:{beside_the_file(path, info)}"
 
 
 def _not_empty(text: str) -> str:
@@ -135,6 +149,16 @@ class PolicySection(Section):
     ] = Field(default=ENTITY_TYPES, description="Entity types that a plan must mask")
 
 
+class MaskingSection(Section):
+    """What masks beside the rules of the plan. It can only add to what is masked."""
+
+    ner: Annotated[str, AfterValidator(_model_beside_the_file)] = Field(
+        default="none",
+        description="Model of names and places on this disk: none, spacy:<path>, "
+        "transformers:<path>",
+    )
+
+
 class EvaluationSection(Section):
     """What is measured on the units that this site holds out."""
 
@@ -153,6 +177,7 @@ class SiteConfig(Section):
     compute: ComputeSection = ComputeSection()
     base: BaseSection = BaseSection()
     policy: PolicySection = PolicySection()
+    masking: MaskingSection = MaskingSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @model_validator(mode="after")

@@ -52,7 +52,8 @@ def _existing_name(path: Path) -> Path:
     return path
 
 
-def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+def beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    """A relative path as one from the folder of `site.toml`."""
     folder = (info.context or {}).get("folder")
     return folder / path if folder else path
 
@@ -62,7 +63,7 @@ FilePath = Annotated[
     Path,
     Field(strict=False),
     AfterValidator(_existing_name),
-    AfterValidator(_beside_the_file),
+    AfterValidator(beside_the_file),
 ]
 OptionalPath = Annotated[FilePath | None, BeforeValidator(optional_path)]
 Columns = Annotated[tuple[str, ...], Field(strict=False)]
