@@ -104,19 +104,25 @@ def _is_name(
 
 
 def _write_places(path: Path) -> None:
-    """Full names of provinces, cities, counties and districts, by province."""
-    by_province: defaultdict[str, list[str]] = defaultdict(list)
+    """Full names of provinces, then prefectures, then counties and districts, each on lines."""
+    by_level: dict[str, list[str]] = {"province": [], "prefecture": [], "county": []}
     with path.open(encoding="utf-8", newline="") as file:
         for row in sorted(csv.DictReader(file), key=lambda row: row["adcode"]):
-            if row["name"] != "市辖区":
-                by_province[row["adcode"][:2]].append(row["name"])
+            code, name = row["adcode"], row["name"]
+            level = "province" if code[2:6] == "0000" else "county"
+            if code[4:6] == "00" and level == "county":
+                level = "prefecture"
+            if name not in ("市辖区", "县", "省直辖县级行政区划", "自治区直辖县级行政区划"):
+                by_level[level].append(name)
     lines = [
-        "# Provinces, then their cities, counties and districts: names of the Ministry of Civil",
-        "# Affairs' divisions, as cpca 0.5.5 (MIT) lists them.",
+        "# Provinces, prefectures, and counties with districts: names of the divisions of the Ministry",
+        "# of Civil Affairs, as cpca 0.5.5 (MIT) lists them.",
     ]
-    for names in by_province.values():
+    for level, names in by_level.items():
+        names = list(dict.fromkeys(names))
         lines += [
-            " ".join(names[start : start + _LINE]) for start in range(0, len(names), _LINE)
+            " ".join([level, *names[start : start + _LINE]])
+            for start in range(0, len(names), _LINE)
         ]
     (DATA / "places.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -52,10 +52,18 @@ def read_given() -> dict[str, dict[str, float]]:
     for line in _lines("given.txt"):
         place, score, characters = line.split(" ")
         given[place].update(dict.fromkeys(characters, float(score)))
+    # Few lists hold names of one character: what ends a longer one makes one, too.
+    for character, second in given["second"].items():
+        alone = math.exp(given["alone"].get(character, -math.inf))
+        given["alone"][character] = math.log((alone + math.exp(second)) / 2)
     return given
 
 
 @cache
-def read_places() -> frozenset[str]:
-    """Full names of administrative divisions."""
-    return frozenset(name for line in _lines("places.txt") for name in line.split(" "))
+def read_places() -> dict[str, frozenset[str]]:
+    """Full names of administrative divisions by level: `province`, `prefecture`, `county`."""
+    places: dict[str, list[str]] = {}
+    for line in _lines("places.txt"):
+        level, *names = line.split(" ")
+        places.setdefault(level, []).extend(names)
+    return {level: frozenset(names) for level, names in places.items()}
