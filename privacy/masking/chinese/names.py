@@ -20,8 +20,8 @@ _ANYWHERE, _CUE_BEFORE, _CUE_AFTER, _ROLE, _FIELD_BEGINS, _FIELD_FILLED = (
 )
 # What makes a name less likely: a surname that mostly is a word of grammar, such a word at the end.
 _GRAMMAR_FIRST, _GRAMMAR_LAST = -4.5, -4.0
-_TITLED, _FAMILIAR, _SOMEBODY = 1.0, -2.5, 3.0
-_UNKNOWN_CHARACTER, _UNKNOWN_GIVEN = -15.0, -11.0
+_TITLED, _FAMILIAR, _SOMEBODY = 5.5, -2.5, 3.0
+_UNKNOWN_CHARACTER, _UNKNOWN_GIVEN, _PLACE = -15.0, -11.0, -12.0
 _SHORT, _LONG = -1.6, -0.3
 _LONGEST_WORD = 4
 _MOST_REPEATED = 64
@@ -40,9 +40,9 @@ _BEFORE = frozenset(
 )
 # A field of a form, which a name fills; and who speaks in a dialogue, where it rarely stands.
 _FIELD = re.compile(
-    r"(?:姓\s*名|签\s*[名字章]|者签[名字]|医师|护士|联系人|经办人|申请人|借款人|担保人|保证人|持卡人|收款人|付款人|汇款人|投保人|被保险人|受益人|负责人|代表人|"
-    r"法人|监护人|陪护人|报告人|审核人|录入人|记录者|报告者|审核者|家属|父亲|母亲|配偶|户主|户名|经理|柜员|主任|教授|署名|复核|审核|录入|术者|助手|主刀|"
-    r"麻醉师|客户|专员|主管|专家|老师|本人|人员|儿子|女儿|丈夫|妻子|关系人|曾用名|名)(?:签[名字])?[ :(/]{1,4}$"
+    r"(?:姓\s*名|签\s*[名字章]|者签[名字]|医师|护士|(?<!病)人|"
+    r"记录者|报告者|审核者|家属|父亲|母亲|配偶|户主|户名|经理|柜员|主任|教授|署名|复核|审核|录入|术者|助手|主刀|"
+    r"麻醉师|客户|专员|主管|专家|老师|本人|人员|儿子|女儿|丈夫|妻子|名)(?:签[名字])?[ :(/]{1,4}$"
 )
 _SPEAKER = re.compile(r"(?:患者|病人|医生|大夫|客服|客户|用户|坐席|[者人方])[ :(/]{1,3}$|@$")
 # What follows a name.
@@ -57,7 +57,7 @@ _TITLE = re.compile(
 )
 _SOMEBODY_RE = re.compile(r"某{1,2}[甲乙丙丁]?(?![日年月种些时地处院市省县区公医])|[X×*＊○]{1,3}(?![X×*＊○A-Za-z0-9])")
 # Surnames that mostly are words of grammar: names only where a cue or a title says so.
-_GRAMMAR = frozenset("那和都但查祝时应解管平常满向于相严原明白因自由从与及为以并从元强信同随后前成须益干帅支能通达展巩麻")
+_GRAMMAR = frozenset("连那和都但查祝时应解管平常满向于相严原明白因自由从与及为以并从元强信同随后前成须益干帅支能通达展巩麻")
 # Last characters that rather begin the next word.
 _NEXT_WORD = frozenset("于在因的说和与是已曾为将被等及从向经行有无来去到自就也都又还要请入出住即现予给让叫年月日第某诉称")
 # Surnames that 小 or 老 before them makes a name; with others it is a word too often (小叶, 小石).
@@ -75,7 +75,8 @@ class _Model:
     """The lists, looked up once."""
 
     def __init__(self) -> None:
-        self.words = lexicon.read_words()
+        places = (lexicon.short_name(name) for name in lexicon.read_places()["prefecture"])
+        self.words = dict.fromkeys(places, _PLACE) | lexicon.read_words()
         self.surnames = lexicon.read_surnames()
         given = lexicon.read_given()
         self.alone, self.first, self.second = given["alone"], given["first"], given["second"]

@@ -19,7 +19,7 @@ _ADMINISTRATIVE = (
     r"自治区|特别行政区|自治州|自治县|自治旗|地区|新区|开发区|高新区|工业园区?|产业园|街道办?事?处?|社区|居委会|村委会|行政村|自然村|新村|林场|农场|"
     r"省|市|县|区|旗|盟|镇|乡|苏木|村|庄|屯|寨|街道"
 )
-_STREET = r"大道|大街|公路|胡同|路|街|巷|弄|里|道|条|环线?|桥|浜|堤"
+_STREET = r"大道|大街|公路|胡同|路|街|巷|弄"
 _ESTATE = (
     r"小区|花园|家园|花苑|花城|花都|公寓|大厦|广场|新城|新苑|家属院|宿舍|公馆|豪庭|名苑|名城|国际城|雅苑|嘉园|嘉苑|佳苑|佳园|山庄|大楼|写字楼|"
     r"苑|府|湾|庭|城|园|坊|居|轩|阁"
@@ -28,8 +28,8 @@ _COUNT = r"[0-9A-Za-z一二三四五六七八九十百零〇甲乙丙丁东南�
 _UNIT = r"号院|号楼|号|栋|幢|座|单元|室|楼|层|弄|巷|组|队|社|户|门|村民小组|街坊|区|期|房|支弄|排|库"
 _NUMBERED = rf"第?{_COUNT}(?:{_UNIT})"
 _CHAIN = re.compile(
-    rf"(?:(?:{_PART}){{1,8}}?(?:{_ADMINISTRATIVE}|{_STREET})(?![院科期管员长民])|"
-    rf"(?:{_PART}){{1,8}}?(?:{_ESTATE}|{_STREET}|庄|村)[(]?(?={_NUMBERED})|"
+    rf"(?:(?:{_PART}){{1,8}}?(?:{_ADMINISTRATIVE}|{_STREET})(?![院科期管员长民场值盈净况售价])|"
+    rf"(?:{_PART}){{1,8}}?(?:{_ESTATE}|{_STREET}|里|道|条|桥|浜|庄|村)[(]?(?={_NUMBERED})|"
     rf"(?:{_PART}){{2,6}}?(?:小区|花园|家园|公寓|大厦|新村|花苑|广场|家属院|宿舍)|"
     rf"(?:东|南|西|北|中|前|后)[侧面段路街门区口](?![皮])|"
     rf"{_NUMBERED}[) ]?|[ ,，]?(?=(?:{_PART}){{2,6}}?(?:路|街|村|小区|镇|乡|区|县)))"
@@ -63,28 +63,20 @@ class _Gazetteer:
         self.full = (levels["prefecture"] | levels["county"]) - _NOT_ALONE
         self.full |= frozenset("北京市 上海市 天津市 重庆市".split())
         self.full |= {
-            _short(name) + "州" for name in levels["prefecture"] if name.endswith("自治州")
+            lexicon.short_name(name) + "州" for name in levels["prefecture"] if name.endswith("自治州")
         }
         self.longest = max(map(len, self.full))
-        short = {_short(name) for name in levels["prefecture"]}
+        short = {lexicon.short_name(name) for name in levels["prefecture"]}
         short |= {name[:-1] for name in levels["county"] if name.endswith("市")}
         short |= frozenset("北京 上海 天津 重庆 香港 澳门 台北 高雄 浦东".split())
         self.short = frozenset(name for name in short - _WORDS_TOO if len(name) > 1)
         begins = "".join(sorted({name[0] for name in self.short}))
         self.begins = re.compile(f"[{begins}]")
         provinces = sorted(
-            {*levels["province"], *(_short(name) for name in levels["province"])}, key=len
+            {*levels["province"], *(lexicon.short_name(name) for name in levels["province"])}, key=len
         )
         self.before = re.compile(rf"(?:{'|'.join(reversed(provinces))})[ ]?$")
         self.provinces = frozenset(provinces)
-
-
-def _short(name: str) -> str:
-    """内蒙古自治区 -> 内蒙古, 延边朝鲜族自治州 -> 延边."""
-    name = re.sub(r"(?:市|省|地区|盟|特别行政区|自治[区州])$", "", name)
-    return re.sub(
-        r"(?:(?:回|藏|彝|壮|苗|侗|羌|白|傣|蒙古|哈萨克|维吾尔|柯尔克孜|朝鲜|土家|布依|哈尼|景颇|傈僳)族?)+$", "", name
-    ) or name
 
 
 @cache
@@ -188,7 +180,8 @@ RULES: Rules = {
         (
             0.6,
             pattern(
-                rf"(?:{_PART}){{1,6}}?(?:{_STREET}|{_ESTATE}|小区|新村|村|镇|乡|社区)(?:[东西南北中]段)?{_NUMBERED}"
+                rf"(?:{_PART}){{1,6}}?(?:{_STREET}|{_ESTATE}|小区|新村|村|镇|乡|社区)(?:[东西南北中]段)?"
+                rf"[0-9一二三四五六七八九十]{{1,5}}(?:[-之][0-9]{{1,4}})?(?:号院|号楼|号|栋|幢|座|单元|室|弄|组|队|社)"
                 rf"(?:{_NUMBERED}|[ \-]?[0-9]{{2,4}}(?![0-9.]))*"
             ),
         ),
