@@ -16,7 +16,7 @@ from privacy.masking.patterns import Place, Rules, pattern
 _RUN = re.compile(r"[\u4e00-\u9fff〇]+")
 # Log odds of a name at any place, and what its surroundings add.
 _ANYWHERE, _CUE_BEFORE, _CUE_AFTER, _ROLE, _FIELD_BEGINS, _FIELD_FILLED = (
-    -4.5, 4.5, 4.0, 1.5, 3.5, 5.0,
+    -3.0, 4.5, 4.0, 1.5, 3.5, 5.0,
 )
 # What makes a name less likely: a surname that mostly is a word of grammar, such a word at the end.
 _GRAMMAR_FIRST, _GRAMMAR_LAST = -4.5, -4.0
@@ -24,6 +24,7 @@ _TITLED, _FAMILIAR, _SOMEBODY = 5.5, -2.5, 3.0
 _UNKNOWN_CHARACTER, _UNKNOWN_GIVEN, _PLACE = -15.0, -11.0, -12.0
 _SHORT, _LONG = -1.6, -0.3
 _LONGEST_WORD = 4
+_NEVER = -1e9
 _MOST_REPEATED = 64
 _FIELD_WORDS = frozenset("姓名 户名 签名 签字".split())
 
@@ -116,12 +117,39 @@ def _names_in(text: str, begin: int, end: int) -> list[Place]:
     run = text[begin:end]
     if model.begins.isdisjoint(run):
         return []
+    candidates = _likely(model, text, begin, run)
+    return [(begin + start, begin + stop) for start, stop in _read(model.words, run, candidates)]
+
+
+def _likely(
+    model: _Model, text: str, begin: int, run: str
+) -> dict[int, list[tuple[int, float]]]:
+    """By their start, the names that score more than the same characters one by one.
+
+    The others stand in no best reading, whatever is around them.
+    """
+    words = model.words
+    likely: dict[int, list[tuple[int, float]]] = {}
+    for start, character in enumerate(run):
+        if character in model.begins:
+            for stop, score in _candidates(model, text, begin, run, start):
+                apart = sum(words.get(one, _UNKNOWN_CHARACTER) for one in run[start:stop])
+                if score > apart and score > words.get(run[start:stop], _NEVER):
+                    likely.setdefault(start, []).append((stop, score))
+    return likely
+
+
+def _read(
+    words: dict[str, float], run: str, names: dict[int, list[tuple[int, float]]]
+) -> list[Place]:
+    """The names in the best reading of `run`."""
+    if not names:
+        return []
     length = len(run)
     # Best score of a reading that ends at each place, where its last piece begins, and where the
-    # name in that piece ends (0: a word).
-    best = [0.0] + [-1e9] * length
+    # name in that piece ends (0: a word). A name may end behind the run, as 王×× does.
+    best = [0.0] + [_NEVER] * length
     back = [(0, 0)] * (length + 1)
-    words, begins = model.words, model.begins
     for start in range(length):
         so_far = best[start]
         for stop in range(start + 1, min(start + _LONGEST_WORD, length) + 1):
@@ -133,18 +161,16 @@ def _names_in(text: str, begin: int, end: int) -> list[Place]:
             if so_far + score > best[stop]:
                 best[stop] = so_far + score
                 back[stop] = (start, 0)
-        if run[start] in begins:
-            for stop, score in _candidates(model, text, begin, run, start):
-                stop_in_run = min(stop, length)
-                if so_far + score > best[stop_in_run]:
-                    best[stop_in_run] = so_far + score
-                    back[stop_in_run] = (start, stop)
+        for stop, score in names.get(start, ()):
+            if so_far + score > best[min(stop, length)]:
+                best[min(stop, length)] = so_far + score
+                back[min(stop, length)] = (start, stop)
     found = []
     place = length
     while place:
-        start, name_end = back[place]
-        if name_end:
-            found.append((begin + start, begin + name_end))
+        start, stop = back[place]
+        if stop:
+            found.append((start, stop))
         place = start
     return found[::-1]
 
