@@ -32,6 +32,9 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"(?=[!-~]{4})[A-Z0-9!@#$%^&*_+~?./\\\-]{3,63}[A-Z0-9!@#$%^&*_+~?]",
     ),
     ("CVV", r"CVV2?|CVC2?|CVN2?|安全码|(?:后|末)三位(?:数字?)?|校验三位", r"[0-9]{3,4}(?![0-9.%])"),
+    ("SWIFT", r"SWIFT(?:代?码|号)?|BIC(?:代码)?|国际汇款代码|银行国际代码", r"[A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?(?![A-Z0-9])"),
+    ("SORT_CODE", r"分行代码|分行号|清算代码|sort code", r"[0-9]{2}-?[0-9]{2}-?[0-9]{2}(?![0-9])"),
+    ("SSN", r"社会安全号码?|社安号码?|SSN", r"[0-9]{3}-?[0-9]{2}-?[0-9]{4}(?![0-9])"),
     ("ROUTING_NUMBER", r"(?:联行|银行|支付|清算)行?号|行号|CNAPS(?:号|码|代码)?", r"[0-9]{8,14}(?![0-9])"),
     (
         "SOCIAL_CREDIT_CODE",
@@ -89,17 +92,17 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         "RECORD_NUMBER",
         rf"(?:病历|病案|病例|住院|门诊|急诊|就诊卡?|诊疗卡?|挂号|登记|检查|检验|病理|标本|样本|影像|放射|超声|内镜|CT|MRI|MR|X线|DR|条形?码|申请单?|处方|医嘱|"
         rf"档案|体检|患者|病人|报告单?|手术|麻醉|输血|血袋|透析|出生证|死亡证|案件?|工单|合同|协议|订单|流水|凭证|回单|发票|票据|受理|业务|投诉|进件|授信|"
-        rf"放款|批次|快递|运单|物流|房产证|产权证|军官证|士兵证|残疾证|护理|随访|入组|受试者|床头卡){_NUMBER}|编号|单号|证号|ID|MRN|档案|工单|订单|运单|快递|就诊卡|诊疗卡|门诊",
+        rf"放款|批次|快递|运单|物流|房产证|产权证|军官证|士兵证|残疾证|护理|随访|入组|受试者|床头卡){_NUMBER}|编号|单号|证号|(?<![A-Z] )ID|MRN|档案|工单|订单|运单|快递|就诊卡|诊疗卡|门诊",
         _CODE,
     ),
 )
 _COMPILED = tuple(
-    (entity_type, re.compile(rf"(?:{cue})\Z", ANY), re.compile(value, ANY))
+    (entity_type, re.compile(rf"(?:(?<![A-Z])|(?=[^A-Z]))(?:{cue})\Z", ANY), re.compile(value, ANY))
     for entity_type, cue, value in _CUES
 )
 # The last characters of all cues: most values stand behind none of them.
 _LAST = frozenset(
-    "号码令钥折单据证件书可照泵户卡话机真式线联打电信宝博音手址名同簿本N字N位档案诊递期度金QPNCVIDKESGTLXMRnektydgwchaeixlt2."
+    "号码令钥折单据证件书可照泵户卡话机真式线联打电信宝博音手址名同簿本N字N位档案诊递期度金QFPNCVIDKESGTLXMRnektydgwchaeixlt2."
 )
 
 

@@ -1,16 +1,15 @@
 """The word lists behind names and places, read when the first Chinese text comes.
 
 `words.txt` holds words by their log share, `given.txt` the characters of given names, `surnames.txt`
-and `places.txt` what their names say; the files name their sources. `bench/lexicon_zh.py` makes them.
+and `places.txt` what their names say; the files name their sources. `make_lists.py` says how they were made.
 """
 
 import math
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 
-DATA = Path(__file__).parent / "data"
 # Log share of all bearers: the hundred first names cover 86 of 100 people, roughly by 1 / rank.
 _PEOPLES = "回|藏|彝|壮|苗|侗|羌|白|傣|蒙古|哈萨克|维吾尔|柯尔克孜|朝鲜|土家|布依|哈尼|景颇|傈僳"
 _TERM = -10.5
@@ -18,7 +17,8 @@ _RANK_1, _RANK_2, _TWO_CHARACTERS = math.log(0.86), math.log(0.13), math.log(0.0
 
 
 def _lines(name: str) -> Iterator[str]:
-    for line in (DATA / name).read_text(encoding="utf-8").splitlines():
+    text = files("privacy.masking.chinese").joinpath("lists", name).read_text("utf-8")
+    for line in text.splitlines():
         if not line.startswith("#"):
             yield line
 

@@ -2,14 +2,18 @@
 
 import re
 
-from privacy.masking.chinese.checksums import credit_code_holds, resident_id_holds
-from privacy.masking.patterns import AFTER, BEFORE, Rules, pattern
+from privacy.masking.checksums import resident_id_holds, social_credit_code_holds
+from privacy.masking.patterns import AFTER, BEFORE, Rules, is_date, pattern
 
+# Province-level codes of GB/T 2260.
+_PROVINCES = frozenset(
+    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 "
+    "71 81 82 83".split()
+)
 _PLATE_PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _NO_LETTER, _NO_MORE = r"(?<![A-Z0-9])", r"(?![A-Z0-9])"
 _CREDIT_CHARACTER = "[0-9A-HJ-NPQRTUWXY]"
 _EXTENSION = r"(?:[ ,;\-]{0,2}(?:转|分机|ext\.?|x)号?[ :.]{0,2}[0-9]{1,6})?"
-_COUNTRY = r"(?:(?:\+ ?|00)?86[ \-]?|\(\+?86\)[ \-]?)?"
 
 
 def _bare(text: str) -> str:
@@ -20,8 +24,13 @@ def _resident_id(text: str) -> bool:
     return resident_id_holds(_bare(text))
 
 
+def _old_resident_id(text: str) -> bool:
+    """Whether 15 digits begin with a province and hold a date: the form before 1999, unchecked."""
+    return text[:2] in _PROVINCES and is_date("19" + text[6:12])
+
+
 def _credit_code(text: str) -> bool:
-    return credit_code_holds(_bare(text))
+    return social_credit_code_holds(_bare(text))
 
 
 def _plate(text: str) -> bool:
@@ -80,7 +89,7 @@ RULES: Rules = {
                 check=_resident_id,
             ),
         ),
-        (0.7, pattern(rf"{BEFORE}[1-8][0-9]{{5}}[0-9]{{2}}[01][0-9][0-3][0-9]{{4}}{AFTER}", check=_resident_id)),
+        (0.7, pattern(rf"{BEFORE}[1-8][0-9]{{5}}[0-9]{{2}}[01][0-9][0-3][0-9]{{4}}{AFTER}", check=_old_resident_id)),
         # A slip of the pen in the check character hides no birthday.
         (
             0.55,

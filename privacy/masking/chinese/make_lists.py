@@ -1,10 +1,10 @@
-"""Make the lists that Chinese names and places are found with, from public word lists.
-
-    python -m bench.lexicon_zh --words jieba/dict.txt --divisions cpca/resources/adcodes.csv
+"""How the word lists of this folder were made: `python -m privacy.masking.chinese.make_lists`.
 
 `dict.txt` comes with jieba 0.42.1 (MIT, Copyright (c) 2013 Sun Junyi), `adcodes.csv` with cpca 0.5.5
 (MIT); the names of administrative divisions in it are those that the Ministry of Civil Affairs
-publishes. Writes `words.txt`, `given.txt` and `places.txt` beside `surnames.txt`.
+publishes. Writes `words.txt`, `given.txt` and `places.txt`; `surnames.txt` and `terms.txt` are written
+by hand. jieba itself is no dependency: it has had no release since 2020, reads a marshal file from a
+folder that everybody may write to, and takes seconds to load.
 """
 
 import argparse
@@ -14,8 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from privacy.masking.chinese.lexicon import DATA, read_surnames
+from privacy.masking.chinese.lexicon import read_surnames
 
+FOLDER = Path(__file__).parent / "lists"
 # Words of this many characters and at least this count are kept; longer ones decide nothing.
 _LEAST_COUNT = {1: 1, 2: 3, 3: 4, 4: 5}
 # Surnames that are hardly ever another word: their bearers show which characters names are made of.
@@ -65,7 +66,7 @@ def _write_given(counts: Mapping[str, Counter[str]]) -> None:
             by_score[round(math.log(count / total) * 4) / 4].append(character)
         for score, characters in sorted(by_score.items(), reverse=True):
             lines.append(f"{place} {score} {''.join(sorted(characters))}")
-    (DATA / "given.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (FOLDER / "given.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _write_words(words: Iterable[tuple[str, int, str]], given: Mapping[str, Counter[str]]) -> None:
@@ -83,7 +84,7 @@ def _write_words(words: Iterable[tuple[str, int, str]], given: Mapping[str, Coun
             " ".join([str(score), *kept[start : start + _LINE]])
             for start in range(0, len(kept), _LINE)
         ]
-    (DATA / "words.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (FOLDER / "words.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _is_name(
@@ -124,7 +125,7 @@ def _write_places(path: Path) -> None:
             " ".join([level, *names[start : start + _LINE]])
             for start in range(0, len(names), _LINE)
         ]
-    (DATA / "places.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (FOLDER / "places.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
