@@ -95,6 +95,9 @@ def _model() -> _Model:
 def find_names(text: str) -> Iterator[Place]:
     """Every stretch that reads best as a name, and what else bears the same full name."""
     found = [place for run in _RUN.finditer(text) for place in _names_in(text, *run.span())]
+    yield from (dotted.span() for dotted in _DOTTED.finditer(text))
+    if not found:
+        return
     yield from found
     # Who is named in full once is meant wherever the same characters stand.
     words = _model().words
@@ -108,8 +111,6 @@ def find_names(text: str) -> Iterator[Place]:
             if (start, start + len(name)) not in known:
                 yield start, start + len(name)
             start = text.find(name, start + len(name))
-    for dotted in _DOTTED.finditer(text):
-        yield dotted.span()
 
 
 def _names_in(text: str, begin: int, end: int) -> list[Place]:

@@ -12,6 +12,7 @@ from functools import cache
 from privacy.masking.chinese import lexicon
 from privacy.masking.patterns import Place, Rules, pattern
 
+_ANY_HAN = re.compile(r"[\u4e00-\u9fff]")
 _HAN = r"\u4e00-\u9fff"
 # What cannot stand inside a place's name: the words around it.
 _PART = r"[\u4e00-\u9fff](?<![在于住到至的了和与及为从往去自是由因被把向对给将已曾并而且或若如等有无者址，。])"
@@ -31,8 +32,16 @@ _CHAIN = re.compile(
     rf"(?:(?:{_PART}){{1,8}}?(?:{_ADMINISTRATIVE}|{_STREET})(?![院科期管员长民场值盈净况售价])|"
     rf"(?:{_PART}){{1,8}}?(?:{_ESTATE}|{_STREET}|里|道|条|桥|浜|庄|村)[(]?(?={_NUMBERED})|"
     rf"(?:{_PART}){{2,6}}?(?:小区|花园|家园|公寓|大厦|新村|花苑|广场|家属院|宿舍)|"
+    # Few villages begin with a word of grammar; behind a county they are villages.
+    rf"[和向上下从有][{_HAN}]{{0,2}}(?:乡|镇|村)|"
     rf"(?:东|南|西|北|中|前|后)[侧面段路街门区口](?![皮])|"
     rf"{_NUMBERED}[) ]?|[ ,，]?(?=(?:{_PART}){{2,6}}?(?:路|街|村|小区|镇|乡|区|县)))"
+)
+_HOUSE = re.compile(
+    r"(?<![0-9一二三四五六七八九十])[0-9一二三四五六七八九十]{1,5}(?:[\-之][0-9]{1,4})?(?:号院|号楼|号|栋|幢|座|单元|室|弄|组|队|社)"
+)
+_BEFORE_HOUSE = re.compile(
+    rf"(?:{_PART}){{1,6}}?(?:{_STREET}|{_ESTATE}|小区|新村|村|镇|乡|社区)(?:[东西南北中]段)?$"
 )
 _ROOM = re.compile(r"[ \-]?[0-9]{2,4}[A-Z]?(?:-[0-9]{1,4})?(?![0-9.年月日号:])")
 _POSTCODE = re.compile(r"[ ,;(（]{1,3}(?:邮编[:： ]?)?[0-9]{6}(?![0-9])")
@@ -86,6 +95,8 @@ def _gazetteer() -> _Gazetteer:
 
 def find_places(text: str) -> Iterator[Place]:
     """Places of the list with the address around them, and addresses behind cues."""
+    if not _ANY_HAN.search(text):
+        return
     begin = end = 0
     for start, stop in sorted([*_full_names(text), *_short_names(text), *_cued(text)]):
         if stop <= end:
@@ -97,6 +108,18 @@ def find_places(text: str) -> Iterator[Place]:
         end = _extend_right(text, stop)
     if end:
         yield begin, end
+
+
+def find_numbered_streets(text: str) -> Iterator[Place]:
+    """A street, estate or village with a number behind it, wherever it is: 建设路12号3幢501."""
+    end = 0
+    for house in _HOUSE.finditer(text):
+        if house.start() < end:
+            continue
+        street = _BEFORE_HOUSE.search(text, max(end, house.start() - 12), house.start())
+        if street:
+            end = _extend_right(text, house.end())
+            yield street.start(), end
 
 
 def _full_names(text: str) -> Iterator[Place]:
@@ -177,14 +200,7 @@ def _extend_right(text: str, stop: int) -> int:
 RULES: Rules = {
     "LOCATION": (
         (0.6, find_places),
-        (
-            0.6,
-            pattern(
-                rf"(?:{_PART}){{1,6}}?(?:{_STREET}|{_ESTATE}|小区|新村|村|镇|乡|社区)(?:[东西南北中]段)?"
-                rf"[0-9一二三四五六七八九十]{{1,5}}(?:[-之][0-9]{{1,4}})?(?:号院|号楼|号|栋|幢|座|单元|室|弄|组|队|社)"
-                rf"(?:{_NUMBERED}|[ \-]?[0-9]{{2,4}}(?![0-9.]))*"
-            ),
-        ),
+        (0.6, find_numbered_streets),
         (
             0.6,
             pattern(r"(?<![0-9A-Za-z.])[0-9A-Za-z]{1,4}(?:栋|幢|号楼|座)[0-9A-Za-z]{1,3}(?:单元|门|层|楼)[0-9A-Za-z]{0,5}(?:室|户|号|房)?"),
