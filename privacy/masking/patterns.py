@@ -232,7 +232,7 @@ def ipv6(text: str) -> Iterator[Place]:
 
 def is_date(text: str) -> bool:
     """Whether the numbers can be year, month, day, or month and day in either order and year."""
-    numbers = [int(number) for number in re.findall(r"[0-9]+", text)]
+    numbers = [int(number) for number in re.findall(r"[0-9]+", text)[:3]]
     if len(text) == 8 and len(numbers) == 1:
         numbers = [int(text[:4]), int(text[4:6]), int(text[6:])]
     first, second, third = numbers

@@ -20,6 +20,7 @@ PLACE_PREFIXES = frozenset(
     "new north south east west los las san santa saint st ste fort mount mt lake port upper lower el "
     "la le van von der den de del della di da bin ibn al du dos das ter ten".split()
 )
+BEFORE_NAME = frozenset("to for from with its owe named called wife husband".split())
 BEFORE_PLACE = frozenset("in at from near to visited residing lives moved".split())
 # Beside these a capitalised word belongs to a heading or a product, not to a person.
 JOINS_NAME = frozenset("the a an this that these those your my our his her their".split())

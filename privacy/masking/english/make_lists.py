@@ -64,6 +64,8 @@ def main() -> None:
     }
     _write("safe", safe)
     _write("either", either)
+    # `Lady`, `States`: names with a capital, words without.
+    _write("capital", {word for word in named - safe if small[word] >= _SEEN or word in known})
     _write("first", first_words - safe)
     _write("last", (last_words - safe - first_words))
     _write("surnames", last_words & safe - either)

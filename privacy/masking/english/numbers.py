@@ -44,7 +44,7 @@ CUES = {
         r"national insurance|nino|national id|identity card|pesel|nif|cpf"
     ),
     "VEHICLE": (
-        r"licen[cs]e plates?|number plates?|plates?|tag|vin|vehicle(?: identification)?|"
+        r"licen[cs]e plates?|number plates?|registration plates?|vin|vehicle(?: identification)?|"
         r"car registration|vehicle registration|reg"
     ),
 }
@@ -99,6 +99,10 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
                     begin += 1
         cue = _CUE.search(low, max(0, begin - _REACH), begin)
         if cue is None or cue.lastgroup is None:
+            labelled = _labelled(text, start, digits)
+            if labelled:
+                found.append(("RECORD_NUMBER", *labelled))
+                free = labelled[1]
             continue
         kind = cue.lastgroup
         value = _VALUE.match(text, begin)
@@ -111,6 +115,22 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
         found.append((kind, *value.span()))
         free = value.end()
     return tuple(found)
+
+
+def _labelled(text: str, start: int, digits: int) -> Place | None:
+    """A long number after a short label and a colon, in any language: `NHC: 2569870`."""
+    if digits < 5 or text[max(0, start - 2) : start].strip(" ") != ":":
+        return None
+    label = _LABEL.search(text, max(0, start - 20), start)
+    value = _GROUPS.match(text, start)
+    if label is None or value is None or _UNITS.match(text, value.end()):
+        return None
+    few = digits == 5 and not label[1].isupper()
+    return None if few else value.span()
+
+
+_LABEL = re.compile(r"([^\W\d_][\w.\u00ba\u00b0]{1,14}) ?: ?$")
+_GROUPS = re.compile(r"[0-9]+(?:[ /\-][0-9]+)*" + _AMOUNT, ANY)
 
 
 def cued_as(kind: str) -> Finder:

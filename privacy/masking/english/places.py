@@ -27,14 +27,15 @@ _SMALL_ADDRESS = re.compile(
 _NUMBERED_STREET = re.compile(
     r"[0-9]{1,3}(?:st|nd|rd|th) (?:street|st|avenue|ave|road|rd|blvd|boulevard)(?![a-z])", ANY
 )
-_UNIT_BEFORE = re.compile(
-    r"(?:apt|apartment|suite|ste|unit|flat|room|rm|floor|p\.? ?o\.? ?box|po box|box|no|lot|bldg|"
-    r"building|house)\.? ?#?$",
+_UNITS = re.compile(
+    r"(?<![a-z])(?:apt|apartment|suite|ste|flat|(?:p\.? ?o\.? ?|post|psc [0-9]{1,5}, |unit [0-9]{1,5} )box|"
+    r"psc|(?-i:Unit|Box))\.? ?#?$",
     ANY,
 )
-_UNITS = re.compile(r"(?:apt|apartment|suite|ste|flat|p\.? ?o\.? ?box)\.? ?#?$", ANY)
-_ZIP_BEFORE = re.compile(rf"(?:(?<![A-Za-z]){STATES}\.?,? |(?:zip|post(?:al)?)[ -]?code[^0-9\n]{{0,12}}|\bzip[^0-9\n]{{0,6}})$")
+_ZIP_BEFORE = re.compile(rf"(?<![A-Za-z])(?:{STATES}|A[AEP])\.?,? $")
 _ZIP = re.compile(r"[0-9]{5}(?:-[0-9]{3,4})?(?![0-9])")
+_CODE_BEFORE = re.compile(r"(?<![a-z])(?:zip|post(?:al)?)(?:[ -]?code)?[^0-9\n]{0,12}$", ANY)
+_CODE = re.compile(r"[0-9]{3,6}(?:-[0-9]{3,4})?(?![0-9])(?: [A-Z]{2}(?![A-Za-z]))?")
 _UK = re.compile(
     r"(?<![A-Z0-9])(?:GIR ?0AA|[A-Z]{1,2}[0-9][A-Z0-9]? ?[0-9][ABD-HJLNP-UW-Z]{2})(?![A-Z0-9])"
 )
@@ -50,7 +51,6 @@ _FOREIGN = re.compile(
     r"ul\.|ulica|boulevard) [^\W\d_][\w'\u2019 ]{1,24}?),? (?=[0-9]{1,4}(?![0-9]))",
     re.IGNORECASE,
 )
-_ROOM = re.compile(r"[ ,]{1,2}")
 
 
 def addresses(text: str) -> Iterator[Place]:
@@ -68,8 +68,10 @@ def addresses(text: str) -> Iterator[Place]:
             if number:
                 yield start - len(unit[0]), number.end()
             continue
-        code = _ZIP.match(text, start)
-        if code and _ZIP_BEFORE.search(before):
+        code = _CODE.match(text, start) if _CODE_BEFORE.search(before) else None
+        if code is None and _ZIP_BEFORE.search(before):
+            code = _ZIP.match(text, start)
+        if code:
             yield code.span()
     for pattern in (_UK, _CANADA):
         for match in pattern.finditer(text):
@@ -86,11 +88,38 @@ def addresses(text: str) -> Iterator[Place]:
 
 
 def _around_places(text: str) -> Iterator[Place]:
-    """`Kaster 04731`, `75001 Paris`: the postcode beside a place."""
-    for start, end in find_names(text)[1]:
-        after = re.compile(r",? ([0-9]{4,6}(?:-[0-9]{3,4})?)(?![0-9/:])").match(text, end)
+    """`Kaster 04731`, `75001 Paris`, `98 Grote Baan 477`: numbers beside a name."""
+    persons, places = find_names(text)
+    for start, end in places:
+        after = _POSTCODE_AFTER.match(text, end)
         if after:
             yield after.span(1)
-        before = re.compile(r"(?<![0-9/.\-])[0-9]{4,6},? $").search(text, max(0, start - 8), start)
+        before = _POSTCODE_BEFORE.search(text, max(0, start - 8), start)
         if before:
-            yield before.start(), before.end() - 1
+            yield before.span(1)
+        noun = _FACILITY_AFTER.match(text, end)
+        if noun:
+            yield start, noun.end()
+    for start, end in (*persons, *places):
+        code = _STATE_CODE_AFTER.match(text, end)
+        if code:
+            yield code.span(1)
+        first = _HOUSE_BEFORE.search(text, max(0, start - 14), start)
+        last = _HOUSE_AFTER.match(text, end)
+        if first and (last or not text[first.start(1) - 2 : first.start(1)].strip(" ,>")):
+            yield first.start(1), end
+        if last and (first or _AT_BEFORE.search(text, max(0, start - 12), start)):
+            yield start, last.end(1)
+
+
+_POSTCODE_AFTER = re.compile(r",? ([0-9]{4,6}(?:-[0-9]{3,4})?)(?![0-9/:])")
+_POSTCODE_BEFORE = re.compile(r"(?<![0-9/.\-])([0-9]{4,6}),? $")
+_STATE_CODE_AFTER = re.compile(r" ([0-9]{5})(?![0-9/:])")
+_FACILITY_AFTER = re.compile(
+    r" (?:clinic|hospital|medical center|health center|branch|office|general|hospice)(?![a-z])"
+)
+_HOUSE_BEFORE = re.compile(r"(?:^|(?<=[\s>,]))([0-9]{1,5}[A-Za-z]?,?(?: [0-9]{1,3})?) $")
+_HOUSE_AFTER = re.compile(
+    r" ([0-9]{1,4}[A-Za-z]?)\.?(?=[ \t]*(?:\n|$|,|\. | (?:Apt|Suite|St\b|street|P\.?O)))"
+)
+_AT_BEFORE = re.compile(r"(?:(?<![a-z])(?:at|in|to|address|street|on)[: ]{1,2}|\n>? ?)$", ANY)

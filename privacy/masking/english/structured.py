@@ -20,6 +20,7 @@ _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|(?-i:May|MAY)|June?|July?|"
     r"Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
+_TIME = r"(?:[T ][0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]+)?Z?)?"
 _NO_AMOUNT = r"(?![A-Z0-9]|\.[0-9]| ?%)"
 _VALUE = (
     r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
@@ -72,7 +73,7 @@ _NINO = re.compile(
 _PLATE = numbered(
     r"[A-Z0-9]{1,4}[ \-]?[A-Z0-9]{1,4}(?![A-Z0-9])",
     least=1,
-    back=r"(?:licen[cs]e plates?|number plates?|plates?|registration|reg)(?: (?:number|no|tag))?\.?"
+    back=r"(?:licen[cs]e plates?|number plates?|car registration|vehicle registration|plate)(?: (?:number|no|tag))?\.?"
     r"(?: is| was)?[:# ]{1,3}(?:[A-Z]{2} )?(?P<value>[A-Z0-9]{0,4}[ \-]?)",
 )
 _SPELLED = (
@@ -128,7 +129,7 @@ RULES: Rules = {
         (
             0.8,
             numbered(
-                rf"[0-9]{{4}}(?P<s> ?[/.\-] ?)[0-9]{{1,2}}(?P=s)[0-9]{{1,2}}{AFTER}",
+                rf"[0-9]{{4}}(?P<s> ?[/.\-] ?)[0-9]{{1,2}}(?P=s)[0-9]{{1,2}}{AFTER}{_TIME}",
                 least=6,
                 check=is_date,
             ),
@@ -136,7 +137,8 @@ RULES: Rules = {
         (
             0.8,
             numbered(
-                rf"[0-9]{{1,2}}(?P<s> ?[/\-] ?)[0-9]{{1,2}}(?P=s)(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}",
+                rf"[0-9]{{1,2}}(?P<s> ?[/\-] ?)[0-9]{{1,2}}(?P=s)(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}"
+                rf"{_TIME}",
                 least=4,
                 check=is_date,
             ),
