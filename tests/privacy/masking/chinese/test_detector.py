@@ -5,7 +5,7 @@ import sys
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import MaskingError
@@ -85,12 +85,14 @@ def masked(text: str) -> str:
     return mask(text, detector().find(text))
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_masking_twice_is_masking_once(text: str) -> None:
     once = masked(text)
     assert masked(once) == once
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_spans_lie_in_the_text_in_order_and_the_rest_is_unchanged(text: str) -> None:
     spans = detector().find(text)
@@ -103,6 +105,7 @@ def test_spans_lie_in_the_text_in_order_and_the_rest_is_unchanged(text: str) -> 
     assert mask(text, spans) == "".join(pieces) + text[end:]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PLANTED), HAN, HAN)
 def test_a_planted_value_stands_in_no_masked_text(value: str, left: str, right: str) -> None:
     assert value not in masked(f"{left}{value}{right}")

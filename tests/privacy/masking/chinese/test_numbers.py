@@ -1,7 +1,7 @@
 """China's identifiers: published numbers first, then any neighbour, then what is none."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.masking.checksums import resident_id_holds, social_credit_code_holds
@@ -102,6 +102,7 @@ def test_each_form_has_the_right_type_among_all(kind: str, text: str) -> None:
     assert f"[{kind}]" in masked(f"记录：{text}。")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(CASES), HAN, HAN)
 def test_no_han_neighbour_hides_an_identifier(case: tuple[str, str], left: str, right: str) -> None:
     kind, text = case
