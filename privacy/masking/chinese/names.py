@@ -25,6 +25,8 @@ _UNKNOWN_CHARACTER, _UNKNOWN_GIVEN, _PLACE = -15.0, -11.0, -12.0
 _SHORT, _LONG = -1.6, -0.3
 _LONGEST_WORD = 4
 _NEVER = -1e9
+# Less than the worst character on its own.
+_HOPELESS = -15.0
 _MOST_REPEATED = 64
 _FIELD_WORDS = frozenset("姓名 户名 签名 签字".split())
 
@@ -57,6 +59,8 @@ _TITLE = re.compile(
     r"队长|教练|阿姨|叔叔|大爷|大妈|大娘|大姐|大哥|大叔|奶奶|爷爷|伯伯|老板|秘书|主管|专员|客户经理|[总工](?![\u4e00-\u9fff])|氏(?![\u4e00-\u9fff])"
 )
 _SOMEBODY_RE = re.compile(r"某{1,2}[甲乙丙丁]?(?![日年月种些时地处院市省县区公医])|[X×*＊○]{1,3}(?![X×*＊○A-Za-z0-9])")
+_SOMEBODY_FIRST = frozenset("某X×*＊○")
+_TITLE_FIRST = frozenset("先女小太夫同医大副主教护老经行柜书院博律师校董局部处科队阿叔奶爷伯秘专客总工氏")
 # Surnames that mostly are words of grammar: names only where a cue or a title says so.
 _GRAMMAR = frozenset("连那和都但查祝时应解管平常满向于相严原明白因自由从与及为以并从元强信同随后前成须益干帅支能通达展巩麻")
 # Last characters that rather begin the next word.
@@ -125,19 +129,32 @@ def _names_in(text: str, begin: int, end: int) -> list[Place]:
 def _likely(
     model: _Model, text: str, begin: int, run: str
 ) -> dict[int, list[tuple[int, float]]]:
-    """By their start, the names that score more than the same characters one by one.
+    """By their start, the names that score more than the same characters read as words.
 
     The others stand in no best reading, whatever is around them.
     """
-    words = model.words
     likely: dict[int, list[tuple[int, float]]] = {}
     for start, character in enumerate(run):
         if character in model.begins:
             for stop, score in _candidates(model, text, begin, run, start):
-                apart = sum(words.get(one, _UNKNOWN_CHARACTER) for one in run[start:stop])
-                if score > apart and score > words.get(run[start:stop], _NEVER):
+                piece = run[start:stop]
+                if score > sum(
+                    model.words.get(one, _UNKNOWN_CHARACTER) for one in piece
+                ) and score > _as_words(model.words, piece):
                     likely.setdefault(start, []).append((stop, score))
     return likely
+
+
+def _as_words(words: dict[str, float], piece: str) -> float:
+    """Score of the best reading of one to four characters as words; `_NEVER` for more."""
+    best = [0.0] + [_NEVER] * len(piece)
+    for start in range(len(piece)):
+        for stop in range(start + 1, len(piece) + 1):
+            share = words.get(piece[start:stop])
+            if share is None:
+                share = _UNKNOWN_CHARACTER if stop == start + 1 else _NEVER
+            best[stop] = max(best[stop], best[start] + share)
+    return best[-1]
 
 
 def _read(
@@ -187,35 +204,46 @@ def _candidates(
         if share is None or len(surname) < size:
             continue
         grammar = surname in _GRAMMAR
-        here = _ANYWHERE + share + (min(told, _ROLE) + _GRAMMAR_FIRST if grammar and not field else told)
+        here = _ANYWHERE + share
+        here += min(told, _ROLE) + _GRAMMAR_FIRST if grammar and not field else told
         stop = start + size
-        if somebody := _SOMEBODY_RE.match(text, begin + stop):
+        follows = text[begin + stop : begin + stop + 1]
+        if follows in _SOMEBODY_FIRST and (
+            somebody := _SOMEBODY_RE.match(text, begin + stop)
+        ):
             if not grammar:
                 yield somebody.end() - begin, here + _SOMEBODY
             continue
-        if _TITLE.match(text, begin + stop):
+        if follows in _TITLE_FIRST and _TITLE.match(text, begin + stop):
             if not grammar or start == 0:
                 yield stop, here + _TITLED
             continue
-        for end, given in _given(model, run, stop):
-            score = here + given + _after(text, begin + end)
-            if field and (end == len(run) or text[begin + end : begin + end + 2] in _AFTER):
-                score += _FIELD_FILLED
-            if run[end - 1] in _NEXT_WORD:
-                score += _GRAMMAR_LAST
-            yield end, score
+        yield from _with_given(model, text, begin, run, stop, here, field)
     if run[start : start + 2] in model.familiar:
         score = _ANYWHERE + model.surnames[run[start + 1]] + _FAMILIAR + told
         yield start + 2, score + _after(text, begin + start + 2)
 
 
-def _given(model: _Model, run: str, place: int) -> Iterator[tuple[int, float]]:
-    """Where a given name that begins at `place` may end, and its score."""
-    if place < len(run):
-        yield place + 1, _SHORT + model.alone.get(run[place], _UNKNOWN_GIVEN)
-    if place + 1 < len(run):
-        first = model.first.get(run[place], _UNKNOWN_GIVEN)
-        yield place + 2, _LONG + first + model.second.get(run[place + 1], _UNKNOWN_GIVEN)
+def _with_given(
+    model: _Model, text: str, begin: int, run: str, place: int, here: float, field: bool
+) -> Iterator[tuple[int, float]]:
+    """Names of one and two characters behind a surname that scores `here`."""
+    for end in range(place + 1, min(place + 2, len(run)) + 1):
+        if end == place + 1:
+            given = _SHORT + model.alone.get(run[place], _UNKNOWN_GIVEN)
+        else:
+            first = model.first.get(run[place], _UNKNOWN_GIVEN)
+            given = _LONG + first + model.second.get(run[place + 1], _UNKNOWN_GIVEN)
+        score = here + given
+        # Nothing that could follow would save it.
+        if score + _CUE_AFTER + _FIELD_FILLED < _HOPELESS * (end - place + 1):
+            continue
+        score += _after(text, begin + end)
+        if field and (end == len(run) or text[begin + end : begin + end + 2] in _AFTER):
+            score += _FIELD_FILLED
+        if run[end - 1] in _NEXT_WORD:
+            score += _GRAMMAR_LAST
+        yield end, score
 
 
 def _before(text: str, begin: int, run: str, start: int) -> tuple[float, bool]:
