@@ -1,7 +1,8 @@
 """The word lists behind names and places, read when the first Chinese text comes.
 
-`words.txt` holds words by their log share, `given.txt` the characters of given names, `surnames.txt`
-and `places.txt` what their names say; the files name their sources. `make_lists.py` says how they were made.
+`words.txt` holds words by their log share, `given.txt` the characters of given names,
+`surnames.txt` and `places.txt` what their names say. The files name their sources, and
+`make_lists.py` says how those that are not made by hand were made.
 """
 
 import math
@@ -28,9 +29,7 @@ def read_surnames() -> dict[str, float]:
     """Each surname's log share."""
     common, others, doubled = _lines("surnames.txt")
     norm = sum(1 / (rank + 4) for rank in range(len(common)))
-    scores = {
-        name: _RANK_1 - math.log((rank + 4) * norm) for rank, name in enumerate(common)
-    }
+    scores = {name: _RANK_1 - math.log((rank + 4) * norm) for rank, name in enumerate(common)}
     for rank, name in enumerate(dict.fromkeys(others)):
         scores.setdefault(name, _RANK_2 - math.log(len(others)) - rank / len(others))
     two = doubled.split()
@@ -62,13 +61,17 @@ def read_given() -> dict[str, dict[str, float]]:
 
 
 @cache
-def read_places() -> dict[str, frozenset[str]]:
-    """Full names of administrative divisions by level: `province`, `prefecture`, `county`."""
-    places: dict[str, list[str]] = {}
-    for line in _lines("places.txt"):
-        level, *names = line.split(" ")
-        places.setdefault(level, []).extend(names)
-    return {level: frozenset(names) for level, names in places.items()}
+def read_groups(name: str) -> dict[str, frozenset[str]]:
+    """The words of a list by the group that each of its lines begins with.
+
+    `places.txt` holds full names by level, `province`, `prefecture`, `county`; `doubtful_places.txt`
+    those that are words too; `beside_names.txt` what stands beside a name.
+    """
+    groups: dict[str, list[str]] = {}
+    for line in _lines(name):
+        group, *words = line.split(" ")
+        groups.setdefault(group, []).extend(words)
+    return {group: frozenset(words) for group, words in groups.items()}
 
 
 def short_name(place: str) -> str:

@@ -8,8 +8,43 @@ from privacy.masking.patterns import AFTER, BEFORE, Finder, Rules, is_date, patt
 
 # Province-level codes of GB/T 2260.
 _PROVINCES = frozenset(
-    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 "
-    "71 81 82 83".split()
+    [
+        "11",
+        "12",
+        "13",
+        "14",
+        "15",
+        "21",
+        "22",
+        "23",
+        "31",
+        "32",
+        "33",
+        "34",
+        "35",
+        "36",
+        "37",
+        "41",
+        "42",
+        "43",
+        "44",
+        "45",
+        "46",
+        "50",
+        "51",
+        "52",
+        "53",
+        "54",
+        "61",
+        "62",
+        "63",
+        "64",
+        "65",
+        "71",
+        "81",
+        "82",
+        "83",
+    ]
 )
 _PLATE_PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _LOCAL = r"[2-8][0-9]{2,3}[ \-]?[0-9]{4}"
@@ -46,9 +81,7 @@ def _number(form: str, check: Callable[[str], bool] | None = None) -> Finder:
 
 def _code(form: str, check: Callable[[str], bool] | None = None) -> Finder:
     """Letters and digits in this form, between no others."""
-    return pattern(
-        rf"(?<![A-Z0-9])(?:{form})(?![A-Z0-9])", check=check, likely="[A-Z0-9][0-9]{4}"
-    )
+    return pattern(rf"(?<![A-Z0-9])(?:{form})(?![A-Z0-9])", check=check, likely="[A-Z0-9][0-9]{4}")
 
 
 RULES: Rules = {

@@ -1,8 +1,8 @@
 """Places in Chinese text: cities, counties and districts by name, addresses by their parts.
 
-An address runs from the large to the small without a space: 浙江省杭州市西湖区文三路12号3幢2单元501室.
-It is found from a place that the list knows, from a street with a number, or from a cue (家住, 地址),
-and followed part by part to its end. A province alone stays: it is no smaller than a state.
+An address runs from the large to the small without a space: 杭州市西湖区文三路12号3幢2单元501室.
+It is found from a place that the list knows, from a street with a number, or from a cue (家住,
+地址), and followed part by part to its end. A province alone stays: it is no smaller than a state.
 """
 
 import re
@@ -26,7 +26,9 @@ _ESTATE = (
     r"苑|府|湾|庭|城|园|坊|居|轩|阁"
 )
 _COUNT = r"[0-9A-Za-z一二三四五六七八九十百零〇甲乙丙丁东南西北附#之\-]{1,10}"
-_UNIT = r"号院|号楼|号|栋|幢|座|单元|室|楼|层|弄|巷|组|队|社|户|门|村民小组|街坊|区|期|房|支弄|排|库"
+_UNIT = (
+    r"号院|号楼|号|栋|幢|座|单元|室|楼|层|弄|巷|组|队|社|户|门|村民小组|街坊|区|期|房|支弄|排|库"
+)
 _NUMBERED = rf"第?{_COUNT}(?:{_UNIT})"
 _CHAIN = re.compile(
     rf"(?:(?:{_PART}){{1,8}}?(?:{_ADMINISTRATIVE}|{_STREET})(?![院科期管员长民场值盈净况售价])|"
@@ -51,38 +53,32 @@ _CUE = re.compile(
     r"户籍(?:所在地|地)?|户口所在地|籍贯|出生地|居住地|现居地?|祖籍|原籍|老家|来自|寄往|寄到|寄至|送至|搬到|搬至|位于|住在|坐落于?|毕业于)[:： 为是在于]{0,4}"
 )
 _TO_DELIMITER = re.compile(r"[^\s,，。;；、:：|（(<\[]{2,40}")
-# Names of cities that are everyday words as well: only with 市 behind them.
-_WORDS_TOO = frozenset(
-    "阳春 天门 阿里 安康 东方 白银 大同 朝阳 来宾 普洱 固原 和田 海东 黄山 中卫 百色 武威 三明 开封 日照 中山 大理 平凉 海口 宜春 吉安 安顺 保定 大安 安达 "
-    "安国 合作 和平 高平 永安 长乐 北安 同江 东港 高安 德兴 新民 平度 万宁 文昌 兴平 兴城 公主岭 安陆 当阳 常宁 凌源 都江 吉首 临海 东兴 大冶 "
-    "北流 福安 福清 乐昌 高要 高州 古交 海城 海门 海林 河间 化州 建德 界首 句容 开平 开远 老河口 冷水江 黎城 灵武 龙口 龙海 龙井 明光 南康 "
-    "平湖 青铜峡 任丘 荣成 瑞安 瑞金 如皋 三河 沙河 上虞 深州 石首 泰兴 天长 调兵山 铁力 桐城 洪江 万源 新乐 新泰 兴化 兴义 宜城 玉门 增城 章丘 招远 "
-    "枝江 钟祥 资兴 文山 怀化 自贡 吴忠 长治 平顶山 丰城 五常 磐石 北票 盖州 大石桥 金华 丽水 丹东 景洪 临江 永城 汉川 中江 敦化 通化 临夏 桐乡 合山 红河 双鸭山 定西 天水 海南 海北 海西 黄南 "
-    "四平 山南 吉林 铁门关 可克达拉 双河 昆玉 北屯 河池 广安 池州 凉山 甘南 黄石 白山 白城 白河 武安 南宫 安丘 高密 高邮 江阴 五大连池 绥芬河".split()
-)
-_NOT_ALONE = frozenset("城区 郊区 矿区 东区 西区 应县 和县 成县 道县 费县 户县 房县 代县 单县 易县 兴县 新县".split())
 
 
 class _Gazetteer:
     """The list of places by what text shows of them."""
 
     def __init__(self) -> None:
-        levels = lexicon.read_places()
+        doubtful = lexicon.read_groups("doubtful_places.txt")
+        levels = lexicon.read_groups("places.txt")
         self.words = lexicon.read_words()
-        self.full = (levels["prefecture"] | levels["county"]) - _NOT_ALONE
-        self.full |= frozenset("北京市 上海市 天津市 重庆市".split())
+        self.full = (levels["prefecture"] | levels["county"]) - doubtful["generic"]
+        self.full |= frozenset(["北京市", "上海市", "天津市", "重庆市"])
         self.full |= {
-            lexicon.short_name(name) + "州" for name in levels["prefecture"] if name.endswith("自治州")
+            lexicon.short_name(name) + "州"
+            for name in levels["prefecture"]
+            if name.endswith("自治州")
         }
         self.longest = max(map(len, self.full))
         short = {lexicon.short_name(name) for name in levels["prefecture"]}
         short |= {name[:-1] for name in levels["county"] if name.endswith("市")}
         short |= frozenset("北京 上海 天津 重庆 香港 澳门 台北 高雄 浦东".split())
-        self.short = frozenset(name for name in short - _WORDS_TOO if len(name) > 1)
+        self.short = frozenset(name for name in short - doubtful["word"] if len(name) > 1)
         begins = "".join(sorted({name[0] for name in self.short}))
         self.begins = re.compile(f"[{begins}]")
         provinces = sorted(
-            {*levels["province"], *(lexicon.short_name(name) for name in levels["province"])}, key=len
+            {*levels["province"], *(lexicon.short_name(name) for name in levels["province"])},
+            key=len,
         )
         self.before = re.compile(rf"(?:{'|'.join(reversed(provinces))})[ ]?$")
         self.provinces = frozenset(provinces)
@@ -143,7 +139,11 @@ def _short_names(text: str) -> Iterator[Place]:
             continue
         for size in (4, 3, 2):
             stop = start + size
-            if stop <= len(text) and text[start:stop] in places.short and not _crossed(places, text, start, stop):
+            if (
+                stop <= len(text)
+                and text[start:stop] in places.short
+                and not _crossed(places, text, start, stop)
+            ):
                 free = stop
                 yield start, stop
                 break
@@ -172,7 +172,9 @@ def _cued(text: str) -> Iterator[Place]:
         told = cue.group()[-1] in ":："
         if stop == start and told:
             value = _TO_DELIMITER.match(text, start)
-            if value and (len(value.group()) <= 8 or re.search(r"[路街村镇乡区县市号栋]", value.group())):
+            if value and (
+                len(value.group()) <= 8 or re.search(r"[路街村镇乡区县市号栋]", value.group())
+            ):
                 stop = value.end()
         if stop > start:
             yield start, stop

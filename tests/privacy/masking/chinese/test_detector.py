@@ -69,7 +69,9 @@ ANY_TEXT = st.one_of(
 )
 HAN = st.text(
     alphabet=st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF).filter(
-        lambda sign: sign not in "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使元转"
+        lambda sign: (
+            sign not in "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使元转"
+        )
     ),
     min_size=1,
     max_size=8,

@@ -74,7 +74,10 @@ EXAMPLES = {
 CASES = [(kind, text) for kind, texts in EXAMPLES.items() for text in texts]
 HAN = st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF).filter(
     # A province's short name before a code may be part of a plate, digits of a number.
-    lambda sign: sign not in "转号京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使元万岁天次个例年月级期港澳学警挂领分一二三四五六七八九十"
+    lambda sign: (
+        sign
+        not in "转号京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使元万岁天次个例年月级期港澳学警挂领分一二三四五六七八九十"
+    )
 )
 FULL_WIDTH = {ord(str(digit)): 0xFF10 + digit for digit in range(10)}
 
@@ -104,7 +107,9 @@ def test_each_form_has_the_right_type_among_all(kind: str, text: str) -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from(CASES), HAN, HAN)
-def test_no_han_neighbour_hides_an_identifier(case: tuple[str, str], left: str, right: str) -> None:
+def test_no_han_neighbour_hides_an_identifier(
+    case: tuple[str, str], left: str, right: str
+) -> None:
     kind, text = case
     assert masked(f"{left}{text}{right}", kind) == f"{left}[{kind}]{right}"
 
