@@ -64,7 +64,7 @@ _CANARIES_OF = {
         "VEHICLE": "京A12345",
     },
 }
-_ON_FILE = {"en": "Seen: {} on file.", "zh": "记录：{}，存档。"}
+_ON_FILE = {"en": "Seen: {} on file.", "zh": "记录: {}。"}
 # Stands where something was taken out. No rule matches it; a text's own is read as its neighbour.
 _GAP, _NO_GAP = "\ue000", "\ue001"
 
@@ -134,7 +134,7 @@ class Detector:
                 if f"[{entity_type}]" not in mask(text, self.find(text)):
                     raise MaskingError(
                         f"the recogniser of {entity_type} does not find its planted example",
-                        hint="reinstall the pinned dependencies; nothing is trained without masking",
+                        hint="reinstall the pinned dependencies; nothing is trained unmasked",
                     )
 
 

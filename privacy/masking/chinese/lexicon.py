@@ -64,8 +64,8 @@ def read_given() -> dict[str, dict[str, float]]:
 def read_groups(name: str) -> dict[str, frozenset[str]]:
     """The words of a list by the group that each of its lines begins with.
 
-    `places.txt` holds full names by level, `province`, `prefecture`, `county`; `doubtful_places.txt`
-    those that are words too; `beside_names.txt` what stands beside a name.
+    `places.txt` holds full names by level, `province`, `prefecture`, `county`;
+    `doubtful_places.txt` those that are words too; `beside_names.txt` what stands beside a name.
     """
     groups: dict[str, list[str]] = {}
     for line in _lines(name):

@@ -21,7 +21,10 @@ FOLDER = Path(__file__).parent / "lists"
 # Words of this many characters and at least this count are kept; longer ones decide nothing.
 _LEAST_COUNT = {1: 1, 2: 3, 3: 4, 4: 5}
 # Hardly ever another word: their bearers show which characters names are made of.
-_CLEAR_SURNAMES = "王李张刘陈杨赵吴周徐孙朱胡郭何林罗郑梁谢宋唐韩邓冯曹彭曾肖董潘袁蔡蒋杜魏苏吕丁卢姚沈姜崔谭陆范汪廖贾邹邱侯薛闫"
+_CLEAR_SURNAMES = (
+    "王李张刘陈杨赵吴周徐孙朱胡郭何林罗郑梁谢宋唐韩邓冯曹彭曾肖董潘袁蔡蒋杜魏"
+    "苏吕丁卢姚沈姜崔谭陆范汪廖贾邹邱侯薛闫"
+)
 _LINE = 40
 
 

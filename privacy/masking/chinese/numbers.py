@@ -8,44 +8,8 @@ from privacy.masking.patterns import AFTER, BEFORE, Finder, Rules, is_date, patt
 
 # Province-level codes of GB/T 2260.
 _PROVINCES = frozenset(
-    [
-        "11",
-        "12",
-        "13",
-        "14",
-        "15",
-        "21",
-        "22",
-        "23",
-        "31",
-        "32",
-        "33",
-        "34",
-        "35",
-        "36",
-        "37",
-        "41",
-        "42",
-        "43",
-        "44",
-        "45",
-        "46",
-        "50",
-        "51",
-        "52",
-        "53",
-        "54",
-        "61",
-        "62",
-        "63",
-        "64",
-        "65",
-        "71",
-        "81",
-        "82",
-        "83",
-    ]
-)
+    map(str, (*range(11, 16), 21, 22, 23, *range(31, 38), *range(41, 47), *range(50, 55)))
+) | frozenset(map(str, (*range(61, 66), 71, 81, 82, 83)))
 _PLATE_PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _LOCAL = r"[2-8][0-9]{2,3}[ \-]?[0-9]{4}"
 _CREDIT = "[0-9A-HJ-NPQRTUWXY]"

@@ -15,7 +15,8 @@ from privacy.masking.patterns import Place, Rules, pattern
 _ANY_HAN = re.compile(r"[\u4e00-\u9fff]")
 _HAN = r"\u4e00-\u9fff"
 # What cannot stand inside a place's name: the words around it.
-_PART = r"[\u4e00-\u9fff](?<![在于住到至的了和与及为从往去自是由因被把向对给将已曾并而且或若如等有无者址，。])"
+_AROUND = "在于住到至的了和与及为从往去自是由因被把向对给将已曾并而且或若如等有无者址"
+_PART = rf"[{_HAN}](?<![{_AROUND}])"
 _ADMINISTRATIVE = (
     r"自治区|特别行政区|自治州|自治县|自治旗|地区|新区|开发区|高新区|工业园区?|产业园|街道办?事?处?|社区|居委会|村委会|行政村|自然村|新村|林场|农场|"
     r"省|市|县|区|旗|盟|镇|乡|苏木|村|庄|屯|寨|街道"
@@ -37,7 +38,7 @@ _CHAIN = re.compile(
     # Few villages begin with a word of grammar; behind a county they are villages.
     rf"[和向上下从有][{_HAN}]{{0,2}}(?:乡|镇|村)|"
     rf"(?:东|南|西|北|中|前|后)[侧面段路街门区口](?![皮])|"
-    rf"{_NUMBERED}[) ]?|[ ,，]?(?=(?:{_PART}){{2,6}}?(?:路|街|村|小区|镇|乡|区|县)))"
+    rf"{_NUMBERED}[) ]?|[ ,]?(?=(?:{_PART}){{2,6}}?(?:路|街|村|小区|镇|乡|区|县)))"
 )
 _HOUSE = re.compile(
     r"(?<![0-9一二三四五六七八九十])[0-9一二三四五六七八九十]{1,5}(?:[\-之][0-9]{1,4})?(?:号院|号楼|号|栋|幢|座|单元|室|弄|组|队|社)"
@@ -46,13 +47,14 @@ _BEFORE_HOUSE = re.compile(
     rf"(?:{_PART}){{1,6}}?(?:{_STREET}|{_ESTATE}|小区|新村|村|镇|乡|社区)(?:[东西南北中]段)?$"
 )
 _ROOM = re.compile(r"[ \-]?[0-9]{2,4}[A-Z]?(?:-[0-9]{1,4})?(?![0-9.年月日号:])")
-_POSTCODE = re.compile(r"[ ,;(（]{1,3}(?:邮编[:： ]?)?[0-9]{6}(?![0-9])")
+_POSTCODE = re.compile(r"[ ,;(]{1,3}(?:邮编[: ]?)?[0-9]{6}(?![0-9])")
 _PLACE_END = re.compile(r"[市县区州旗盟岛域省]")
 _CUE = re.compile(
-    r"(?:(?:家庭|现|常|联系|通讯|通信|居住|收货|邮寄|单位|户籍|户口|注册|公司|办公|详细|身份证|登记|开户|房屋|房产|抵押物|营业)?(?:住址|地址|住所)|现住|家住|居住于|居住在|常住|暂住|"
-    r"户籍(?:所在地|地)?|户口所在地|籍贯|出生地|居住地|现居地?|祖籍|原籍|老家|来自|寄往|寄到|寄至|送至|搬到|搬至|位于|住在|坐落于?|毕业于)[:： 为是在于]{0,4}"
+    r"(?:(?:住址|地址|住所)|现住|家住|居住[于在]|常住|暂住|户籍(?:所在地|地)?|户口所在地|籍贯|出生地|"
+    r"居住地|现居地?|祖籍|原籍|老家|来自|寄[往到至]|送至|搬[到至]|位于|住在|坐落于?|毕业于)"
+    r"[: 为是在于]{0,4}"
 )
-_TO_DELIMITER = re.compile(r"[^\s,，。;；、:：|（(<\[]{2,40}")
+_TO_DELIMITER = re.compile(r"[^\s,。;、:|(<\[]{2,40}")
 
 
 class _Gazetteer:
@@ -72,7 +74,7 @@ class _Gazetteer:
         self.longest = max(map(len, self.full))
         short = {lexicon.short_name(name) for name in levels["prefecture"]}
         short |= {name[:-1] for name in levels["county"] if name.endswith("市")}
-        short |= frozenset("北京 上海 天津 重庆 香港 澳门 台北 高雄 浦东".split())
+        short |= frozenset("北京 上海 天津 重庆 香港 澳门 台北 高雄 浦东".split())  # noqa: SIM905
         self.short = frozenset(name for name in short - doubtful["word"] if len(name) > 1)
         begins = "".join(sorted({name[0] for name in self.short}))
         self.begins = re.compile(f"[{begins}]")
@@ -169,7 +171,7 @@ def _cued(text: str) -> Iterator[Place]:
     for cue in _CUE.finditer(text):
         start = cue.end()
         stop = _extend_right(text, start)
-        told = cue.group()[-1] in ":："
+        told = cue.group()[-1] == ":"
         if stop == start and told:
             value = _TO_DELIMITER.match(text, start)
             if value and (

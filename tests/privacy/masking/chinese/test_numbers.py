@@ -72,12 +72,13 @@ EXAMPLES = {
     ),
 }
 CASES = [(kind, text) for kind, texts in EXAMPLES.items() for text in texts]
+# A province's short name before a code may be part of a plate, digits of a number.
+_PART_OF_A_NUMBER = (
+    "转号京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使"
+    "元万岁天次个例年月级期港澳学警挂领分一二三四五六七八九十"
+)
 HAN = st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF).filter(
-    # A province's short name before a code may be part of a plate, digits of a number.
-    lambda sign: (
-        sign
-        not in "转号京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使元万岁天次个例年月级期港澳学警挂领分一二三四五六七八九十"
-    )
+    lambda sign: sign not in _PART_OF_A_NUMBER
 )
 FULL_WIDTH = {ord(str(digit)): 0xFF10 + digit for digit in range(10)}
 
