@@ -220,3 +220,114 @@ def over_masking(name: str, half: str, system: str, texts: Sequence[Text], find:
         over_masked=masked / letters,
         characters_per_cpu_s=sum(len(text.text) for text in texts) / seconds,
     )
+
+
+def rows(folder: Path, *, half: str = "test", say: Callable[[str], None]) -> Iterator[Row]:
+    """Every measurement on the sets that `folder` holds and on made-up notes.
+
+    Raises:
+      RuntimeError: None of the sets is there.
+    """
+    systems = {
+        languages: (_cloister(languages), _presidio(languages))
+        for languages in (("en",), ("zh",))
+        if _has_rules(languages)
+    }
+    seen = 0
+    for labelled in LABELLED:
+        texts = read(folder, labelled.name, half)
+        if not texts or labelled.languages not in systems:
+            say(f"skipped {labelled.name}: {'no rules' if texts else 'not in the folder'}")
+            continue
+        seen += 1
+        for system, find in systems[labelled.languages]:
+            yield from measure(labelled.name, half, system, texts, find, labelled.types)
+    for name, languages in UNLABELLED:
+        texts = read(folder, name, half)
+        if not texts or languages not in systems:
+            say(f"skipped {name}: {'no rules' if texts else 'not in the folder'}")
+            continue
+        seen += 1
+        for system, find in systems[languages]:
+            # Presidio takes minutes for all of it: its speed shows on a part.
+            part = texts if system == "cloister" else texts[:_PART]
+            yield over_masking(name, half, system, part, find)
+    if not seen:
+        raise RuntimeError(f"expected one of the sets in {folder}, found none")
+    for name, languages, texts in _made_up(half):
+        if languages not in systems:
+            say(f"skipped {name}: no rules")
+            continue
+        for system, find in systems[languages]:
+            yield from measure(name, half, system, texts, find)
+
+
+_PART = 60
+_NUM_NOTES = 800
+
+
+def _made_up(half: str) -> Iterator[tuple[str, tuple[str, ...], list[Text]]]:
+    """Notes by form: a form is in one half."""
+    from bench import masking_notes_en
+
+    forms = masking_notes_en.forms()
+    for unseen in (False, True):
+        made = masking_notes_en.notes(_NUM_NOTES, 7, unseen=unseen)
+        texts = [
+            Text(text, spans, forms[i % len(forms)]) for i, (text, spans) in enumerate(made)
+        ]
+        name = "notes_en_unseen" if unseen else "notes_en"
+        yield name, ("en",), [t for t in texts if half_of(t.group) == half]
+    try:
+        from bench.masking_notes_zh import notes as notes_zh
+    except ImportError:
+        return
+    texts = [Text(text, spans, str(i)) for i, (text, spans) in enumerate(notes_zh(_NUM_NOTES, 7))]
+    yield "notes_zh", ("zh",), [text for text in texts if half_of(text.group) == half]
+
+
+def _has_rules(languages: tuple[str, ...]) -> bool:
+    from privacy.masking.recognisers import LANGUAGE_RULES
+
+    return set(languages) <= set(LANGUAGE_RULES)
+
+
+def _cloister(languages: tuple[str, ...]) -> tuple[str, Find]:
+    from privacy.masking.config import MaskingConfig
+    from privacy.masking.detect import Detector
+
+    detector = Detector(MaskingConfig(languages=languages))
+    return "cloister", lambda text: [(s.start, s.end, s.entity_type) for s in detector.find(text)]
+
+
+def _presidio(languages: tuple[str, ...]) -> tuple[str, Find]:
+    """Presidio as it comes, with no model: all rules that it has for the language."""
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+    from presidio_analyzer.nlp_engine import NoOpNlpEngine
+
+    language = languages[0]
+    engine = NoOpNlpEngine(models=[{"lang_code": language, "model_name": "none"}])
+    engine.load()
+    registry = RecognizerRegistry(supported_languages=[language])
+    registry.load_predefined_recognizers(languages=[language])
+    analyzer = AnalyzerEngine(
+        registry=registry, nlp_engine=engine, supported_languages=[language]
+    )
+
+    def find(text: str) -> list[Gold]:
+        found = analyzer.analyze(text=text, language=language)
+        return [(f.start, f.end, _TYPE_OF.get(f.entity_type, f.entity_type)) for f in found]
+
+    return "presidio", find
+
+
+def line(row: Row) -> str:
+    """A row for the terminal."""
+    head = f"{row.set:22} {row.system:9} {row.entity_type:18}"
+    if row.spans is None:
+        return f"{head} over-masked {row.over_masked:.4f}  {row.characters_per_cpu_s:,.0f} characters/s"
+    precision = "    -" if row.precision is None else f"{row.precision:.3f}"
+    return (
+        f"{head} {row.spans:6}  precision {precision}  recall {row.recall:.3f}  "
+        f"characters {row.character_recall:.4f}  whole {row.fully_masked:.3f}"
+    )

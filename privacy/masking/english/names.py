@@ -23,7 +23,7 @@ from privacy.masking.english.cues import (
     cued_names,
 )
 from privacy.masking.english.words import Words, plain_word, words
-from privacy.masking.patterns import Place
+from privacy.masking.patterns import Place, last_word
 
 
 def _ranges(category: str) -> str:
@@ -39,7 +39,6 @@ _SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017
 # Between two words of one name.
 _GAPS = frozenset({" ", ". ", ".", "  ", "\u00a0", ", "})
 _NEXT_WORD = re.compile(r"['\u2019]?s? {0,2}-?([A-Za-z]+)")
-_LAST_WORD = re.compile(r"([A-Za-z]+)[,;]? $")
 _INNER_CAPITAL = re.compile(r"(?:Mc|Mac|O['\u2019]|D['\u2019]|De|Di|La|Le|Van|Fitz)[A-Z][a-z]")
 
 
@@ -163,8 +162,7 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
             return True
     if lists.phrases and (word.key, following) in lists.phrases:
         return True
-    before = _LAST_WORD.search(text, max(0, word.start - 20), word.start)
-    if before and (before[1].lower(), word.key) in lists.phrases:
+    if (last_word(text, word.start).lower(), word.key) in lists.phrases:
         return True
     if any(tuple(word.key.split("-")) == phrase for phrase in lists.phrases):
         return True
@@ -172,8 +170,7 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
 
 
 def _after_place(text: str, word: _Word) -> bool:
-    before = _LAST_WORD.search(text, max(0, word.start - 20), word.start)
-    return bool(before and before[1].lower() in BEFORE_PLACE)
+    return last_word(text, word.start).lower() in BEFORE_PLACE
 
 
 def _mask_titled(text: str, found: list[_Word], index: int) -> None:
@@ -238,13 +235,12 @@ _NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | frozenset(
 
 def _stands_as_name(text: str, word: _Word) -> bool:
     """`saw Grace today`: capitalised between words with small letters."""
-    before = _LAST_WORD.search(text, max(0, word.start - 20), word.start)
+    before = last_word(text, word.start)
     after = _NEXT_WORD.match(text, word.end)
     shown = text[word.start : word.end]
     return bool(
-        before
-        and before[1].islower()
-        and before[1] not in JOINS_NAME
+        before.islower()
+        and before not in JOINS_NAME
         and not shown.isupper()
         and (after is None or after[1].islower())
     )
@@ -253,6 +249,9 @@ def _stands_as_name(text: str, word: _Word) -> bool:
 _BEFORE_FACILITY = re.compile(
     rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$"
 )
+
+
+_OF_PLACE = re.compile(rf" of (?:the )?[{_CAPITAL}][\w{_MARKS}]+")
 
 
 def _mask_facility(text: str, found: list[_Word], index: int) -> None:
@@ -271,11 +270,14 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     generic = all(
         part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split()
     )
-    before = _LAST_WORD.search(text, max(0, begin - 12), begin)
-    inside = before is not None and before[1] in ("at", "to", "from", "in", "by", "of", "our")
-    whole = noun.key == "hospital" and before is not None and before[1] in ("at", "to", "from")
+    before = last_word(text, begin)
+    inside = before in ("at", "to", "from", "in", "by", "of", "our")
+    whole = noun.key == "hospital" and before in ("at", "to", "from")
     if any(word.masked for word in parts) or (inside and (whole or not generic)):
         noun.start, noun.masked = begin, "LOCATION"
+        of = _OF_PLACE.match(text, noun.end)
+        if of:
+            noun.end = of.end()
 
 
 def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
@@ -301,17 +303,22 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
             (places if word in lists.places else persons).append((start, end))
         elif len(word) > 2:
             beside = start == last_end + 1 and text[last_end] == " "
-            cue = _LAST_WORD.search(text, max(0, start - 20), start)
-            if (beside and last_known) or (cue and cue[1].lower() in BEFORE_NAME):
+            due = last_word(text, start).lower() in BEFORE_NAME
+            if (beside and last_known) or due:
                 persons.append((start, end))
                 known = True
             elif beside:
                 persons.append((last_start, end))
                 known = True
+        if known and word in lists.first:
+            after = _SMALL_AFTER.match(text, end)
+            if after and after[1] in lists.after_first:
+                persons.append(after.span(1))
         last_start, last_end, last_known = start, end, known
     return persons, places
 
 
+_SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 # Beside these a stretch of small letters is part of something longer.
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 

@@ -21,6 +21,7 @@ class Words:
       first: First names and nothing else.
       last: Last names and nothing else.
       ordinary: What may stand with a small letter: safe words, and `lady` and `states`.
+      after_first: With a small letter after a first name, a last name: `sharon smith`.
       places: Cities, regions and countries, word by word, and nothing else.
       small: What is masked with a small letter too.
       eponyms: First names that stay before a word of medicine: `Kelly clamp`.
@@ -33,6 +34,7 @@ class Words:
     first: frozenset[str]
     last: frozenset[str]
     ordinary: frozenset[str]
+    after_first: frozenset[str]
     places: frozenset[str]
     small: frozenset[str]
     eponyms: frozenset[str]
@@ -56,6 +58,7 @@ def words() -> Words:
         first=first,
         last=last,
         ordinary=safe | _read("capital"),
+        after_first=last | either | _read("surnames") | _read("capital"),
         places=places,
         small=frozenset(
             word
