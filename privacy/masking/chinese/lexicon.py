@@ -13,7 +13,7 @@ from importlib.resources import files
 
 # Log share of all bearers: the hundred first names cover 86 of 100 people, roughly by 1 / rank.
 _PEOPLES = "回|藏|彝|壮|苗|侗|羌|白|傣|蒙古|哈萨克|维吾尔|柯尔克孜|朝鲜|土家|布依|哈尼|景颇|傈僳"
-_TERM = -10.5
+_OFTEN, _TERM = -8.0, -10.5
 _RANK_1, _RANK_2, _TWO_CHARACTERS = math.log(0.86), math.log(0.13), math.log(0.002)
 
 
@@ -39,11 +39,12 @@ def read_surnames() -> dict[str, float]:
 @cache
 def read_words() -> dict[str, float]:
     """Each word's log share."""
-    words = dict.fromkeys((word for line in _lines("terms.txt") for word in line.split()), _TERM)
+    terms = read_groups("terms.txt")
+    words = dict.fromkeys(terms["term"], _TERM)
     for line in _lines("words.txt"):
         score, *listed = line.split(" ")
         words.update(dict.fromkeys(listed, float(score)))
-    return words
+    return words | dict.fromkeys(terms["often"], _OFTEN)
 
 
 @cache

@@ -25,7 +25,7 @@ _ANYWHERE, _CUE_BEFORE, _CUE_AFTER, _ROLE, _FIELD_BEGINS, _FIELD_FILLED = (
     5.0,
 )
 # A surname that mostly is a word of grammar, a last character that begins the next word.
-_GRAMMAR_FIRST, _GRAMMAR_LAST = -4.5, -4.0
+_GRAMMAR_FIRST, _GRAMMAR_LAST = -4.5, -6.0
 _TITLED, _FAMILIAR, _SOMEBODY = 5.5, -2.5, 3.0
 _UNKNOWN_CHARACTER, _UNKNOWN_GIVEN, _PLACE = -15.0, -11.0, -12.0
 _SHORT, _LONG = -1.6, -0.3
