@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from faker import Faker
 
-from privacy.masking.mask import Span
+Spans = tuple[tuple[int, int, str], ...]
 
 _SLOT = re.compile(r"\{([a-z_]+?)(\d*)\}")
 _HAN = "〇一二三四五六七八九"
@@ -328,17 +328,17 @@ TEST = (
 
 def notes(
     count: int, seed: int, *, templates: tuple[str, ...] = TEST
-) -> Iterator[tuple[str, tuple[Span, ...]]]:
-    """`count` notes with the spans of their personal data, the same for the same seed."""
+) -> Iterator[tuple[str, Spans]]:
+    """`count` notes with the spans of their personal data (start, end, type), the same for the same seed."""
     fake = Faker("zh_CN")
     fake.seed_instance(seed)
     for number in range(count):
         yield _fill(templates[number % len(templates)], _Values(fake))
 
 
-def _fill(template: str, values: _Values) -> tuple[str, tuple[Span, ...]]:
+def _fill(template: str, values: _Values) -> tuple[str, Spans]:
     pieces: list[str] = []
-    spans: list[Span] = []
+    spans: list[tuple[int, int, str]] = []
     kept: dict[str, str] = {}
     length = end = 0
     for slot in _SLOT.finditer(template):
@@ -348,7 +348,7 @@ def _fill(template: str, values: _Values) -> tuple[str, tuple[Span, ...]]:
         start = length + len(before)
         pieces += [before, value]
         length = start + len(value)
-        spans.append(Span(start, length, _TYPES[slot[1]], 1.0))
+        spans.append((start, length, _TYPES[slot[1]]))
         end = slot.end()
     return "".join([*pieces, template[end:]]), tuple(spans)
 
