@@ -37,11 +37,12 @@ _ADDRESS = re.compile(
 _RARE_ADDRESS = re.compile(rf"[0-9]{{2,6}} (?:{_NAME} ){{1,2}}{_RARE}(?![\w])")
 _LIVES = re.compile(
     r"(?:live[sd]?|living|resid(?:e[sd]?|ing)|based|born|raised|grew up|mov(?:ed|ing)|resident|"
-    r"am|is|was|stay(?:s|ed|ing)?|i'?m) (?:in|at|to|of|near) "
+    r"i am|stay(?:s|ed|ing)?|i'?m) (?:in|at|to|of|near) "
     r"(?P<place>(?:(?:new|old|north|south|east|west|lake|port|fort|mount|san|santa|los|las|st\.?|"
     r"saint|el|la) )?[^\W\d_][\w'\u2019\-]{2,24})"
 )
-_SURE = ("live", "living", "resid", "based", "born", "raised", "grew")
+_SURE = ("live", "living", "resid", "based", "born", "raised", "grew up")
+_LIVE_CUES = (*_SURE, "moved", "moving", "stay", "i am", "i'm", "im ")
 _SMALL_ADDRESS = re.compile(
     r"[0-9]{1,6} (?:[a-z0-9'.\-]+ ){1,3}(?:street|avenue|ave|road|rd|boulevard|blvd|lane|"
     r"drive|court|terrace|crescent|parkway)(?![a-z])"
@@ -170,14 +171,16 @@ _ADMITTED = frozenset({"admitted", "transferred", "presented", "transported", "d
 def _lived_in(text: str) -> Iterator[Place]:
     """`i live in lake scott`: where one lives is a place, even one that no list has."""
     lists = words()
-    for match in _LIVES.finditer(text):
-        place = match["place"]
-        if not place.islower():
-            continue
-        last = place.rpartition(" ")[2]
-        known = last in lists.ordinary
-        if not known or (" " in place and match[0].startswith(_SURE)):
-            yield match.span("place")
+    for cue in _LIVE_CUES:
+        begin = text.find(cue)
+        while begin >= 0:
+            match = _LIVES.match(text, begin)
+            if match and match["place"].islower():
+                last = match["place"].rpartition(" ")[2]
+                two = match["place"] != last and cue in _SURE
+                if two or last not in lists.ordinary:
+                    yield match.span("place")
+            begin = text.find(cue, begin + 1)
 
 
 def _around_places(text: str) -> Iterator[Place]:
