@@ -168,8 +168,12 @@ def _crossed(places: _Gazetteer, text: str, start: int, stop: int) -> bool:
 
 def _cued(text: str) -> Iterator[Place]:
     """What follows a cue up to the next delimiter, if it holds a part of an address."""
+    stop = 0
     for cue in _CUE.finditer(text):
         start = cue.end()
+        # What is inside an address already would be followed to its end from every cue again.
+        if start < stop:
+            continue
         stop = _extend_right(text, start)
         told = cue.group()[-1] == ":"
         if stop == start and told:
