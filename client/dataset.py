@@ -126,7 +126,9 @@ def load(
         )
     # What is neither learnt nor scored is not read any further.
     used = ("prompt", "label", plan.text.answer)
-    masker = _Masker(Detector(plan.masking), plan.masking.entity_types, used)
+    masker = _Masker(
+        Detector(plan.masking, ner=config.masking.ner), plan.masking.entity_types, used
+    )
     train: dict[str, list[Example]] = {}
     held_out: list[LabelledUnit] = []
     labels: set[str] = set()
