@@ -2,8 +2,8 @@
 
 A word is *safe* when text without names writes it with a small letter. Sources: philter-lite
 0.6.0 (BSD-3-Clause, Regents of the University of California), whose list of words that are no
-names holds some names all the same, and how often words stand with a small and with a capital letter inside
-sentences of books out of copyright, United States federal regulations and Beige Books, OpenStax
+names holds some names all the same, and how often words stand with a small and with a capital
+letter inside sentences of books out of copyright, United States federal regulations and Beige Books, OpenStax
 (CC BY 4.0), MedQuAD (CC BY 4.0), PubMedQA (MIT) and open-access biomedical articles. Names and
 places: the lists of Faker 40.54.0 (MIT).
 """

@@ -118,7 +118,7 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
 
 def _labelled(text: str, start: int, digits: int) -> Place | None:
     """A long number after a short label and a colon, in any language: `NHC: 2569870`."""
-    if digits < 5 or text[max(0, start - 2) : start].strip(" ") != ":":
+    if digits < 5 or text[max(0, start - 2) : start].rstrip(" ")[-1:] != ":":
         return None
     label = _LABEL.search(text, max(0, start - 20), start)
     value = _GROUPS.match(text, start)
