@@ -123,7 +123,7 @@ class Detector:
             results = self._analyzer.analyze(
                 text=text, language=self._language, entities=self._entity_types
             )
-        except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
+        except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError) as error:
             # `from None`: such an exception may quote the text that it failed on.
             raise MaskingError(f"a recogniser failed with {type(error).__name__}") from None
         return [Span(r.start, r.end, r.entity_type, r.score) for r in results]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from privacy.errors import MaskingError
 from privacy.masking import recognisers
+from privacy.masking.chinese import lexicon, names
 from privacy.masking.config import ENTITY_TYPES, MaskingConfig
 from privacy.masking.detect import Detector
 from privacy.masking.mask import mask
@@ -147,3 +148,19 @@ def test_the_word_lists_are_read_when_a_text_needs_them_and_not_before() -> None
         "sys.exit(not (unread and lexicon.read_words.cache_info().misses == 1))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_missing_word_list_is_a_masking_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise FileNotFoundError(name)
+
+    lexicon.read_words.cache_clear()
+    names._model.cache_clear()
+    monkeypatch.setattr(lexicon, "_lines", fail)
+    try:
+        with pytest.raises(MaskingError, match="FileNotFoundError"):
+            Detector(MaskingConfig(languages=("zh",), entity_types=("PERSON",)))
+    finally:
+        monkeypatch.undo()
+        lexicon.read_words.cache_clear()
+        names._model.cache_clear()
