@@ -58,7 +58,7 @@ def self_test(model: nn.Module, *, seed: int = 0, rank: int | None = None) -> Se
     """
     units = made_up_units(int(base_of(model).config.vocab_size), seed=seed)
     with (
-        _without_dropout(model),
+        without_dropout(model),
         PrivateGradients(model, clip_norm=_NO_CLIP, rank=rank) as gradients,
     ):
         whole = gradients.clipped_sum(units)
@@ -71,7 +71,7 @@ def self_test(model: nn.Module, *, seed: int = 0, rank: int | None = None) -> Se
         _check_apart(gradients, units, whole)
     # Half of the smallest norm: every unit is clipped, so each must count for exactly one norm.
     with (
-        _without_dropout(model),
+        without_dropout(model),
         PrivateGradients(model, clip_norm=smallest / 2, max_tokens=64, rank=rank) as gradients,
     ):
         result = _check_sensitivity(gradients, units)
@@ -95,7 +95,17 @@ def made_up_units(vocab_size: int, *, seed: int) -> list[list[Example]]:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def restored(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
+    """Put the values back afterwards, whatever happens; gives what they are."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield before
+    finally:
+        _restore(parameters, before)
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
     """The adapter's dropout off: it is drawn anew each time, and what is compared here is not."""
     layers = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
     for layer, _ in layers:
@@ -161,16 +171,13 @@ def _check_movement(
     model: nn.Module, gradients: PrivateGradients, units: Sequence[Sequence[Example]]
 ) -> None:
     parameters = trained_parameters(model)
-    before = [parameter.detach().clone() for parameter in parameters]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     first = gradients.clipped_sum(units)
-    try:
+    with restored(parameters) as before:
         direction = gradients.split(first.total / gradients.clip_norm)
         _step(parameters, direction)
         moved = [bool((p != old).any()) for p, old in zip(parameters, before, strict=True)]
         second = gradients.clipped_sum(units)
-    finally:
-        _restore(parameters, before)
     # B's gradient is zero in experts that no token reached, but a tensor holds all experts of its
     # layer. A, where it is trained, has no gradient as long as B is zero: then all of A stays.
     names = sorted(name for name, p in model.named_parameters() if p.requires_grad)
