@@ -7,6 +7,7 @@ and on the very model that will be trained, and so is that the weights move: an 
 nothing would still spend budget.
 """
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.adapter import trained_parameters
+from model.lora import LoraLinear
 from model.loss import base_of
 from model.tokenizer import Example
 from privacy.dp.engine import ClippedSum, PrivateGradients
@@ -61,6 +63,8 @@ def self_test(model: nn.Module, *, seed: int = 0, rank: int | None = None) -> Se
         without_dropout(model),
         PrivateGradients(model, clip_norm=_NO_CLIP, rank=rank) as gradients,
     ):
+        with _naming_the_module(model):
+            gradients.clipped_sum(units[:1])
         whole = gradients.clipped_sum(units)
         smallest = min(whole.norms)
         if not smallest > 0:
@@ -92,6 +96,33 @@ def made_up_units(vocab_size: int, *, seed: int) -> list[list[Example]]:
         ]
         for lengths in _SHAPES
     ]
+
+
+@contextmanager
+def _naming_the_module(model: nn.Module) -> Iterator[None]:
+    """Make a refusal of a failure inside the base: not every module takes an adapted layer.
+
+    Some read a layer's weight and multiply with it themselves, so that an adapter would be passed
+    by. The texts are made up: the error tells nothing about a record.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        paths = {id(module): path for path, module in model.named_modules()}
+        frames = (
+            frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)
+        )
+        # The innermost one that is not ours: an adapted layer is what is asked, not who asks.
+        inside = [m for m in frames if id(m) in paths and not isinstance(m, LoraLinear)]
+        if not inside:
+            raise
+        raise TrainingError(
+            f"expected a base that runs with an adapter, got {type(error).__name__} in "
+            f"{type(inside[-1]).__name__} at {paths[id(inside[-1])]}: {error}",
+            hint="units cannot be told apart in this base; choose another one, or other targets",
+        ) from error
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from privacy.errors import TrainingError
 MakeModel = Callable[..., nn.Module]
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"]
+)
 @pytest.mark.parametrize("targets", [("attention",), ("attention", "experts")])
 def test_a_sound_model_passes(
     make_model: MakeModel, family: str, targets: tuple[str, ...]

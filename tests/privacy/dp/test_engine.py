@@ -43,7 +43,9 @@ def one_by_one(model: nn.Module, unit: Sequence[Example]) -> Tensor:
 
 
 @pytest.mark.parametrize("train", ["B", "AB"])
-@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"]
+)
 def test_unit_gradients_equal_a_loop_over_single_examples(
     make_model: MakeModel, make_units: MakeUnits, family: str, train: str
 ) -> None:
@@ -71,7 +73,9 @@ def test_the_sum_does_not_depend_on_the_microbatches(
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"]
+)
 def test_taking_any_unit_away_moves_the_sum_by_at_most_the_clipping_norm(
     make_model: MakeModel, make_units: MakeUnits, family: str
 ) -> None:
