@@ -24,8 +24,9 @@ from privacy.errors import TrainingError
 
 TOLERANCE = 1e-4
 # Lengths of the examples of each made-up unit: alone and together, short and long, so that
-# padding, microbatches and units of several records all occur.
-_SHAPES = ((20,), (6,), (10, 5, 8), (14,), (5,))
+# padding, microbatches and units of several records all occur. The longest is longer than the
+# pieces of 64 tokens in which linear attention is computed.
+_SHAPES = ((70,), (6,), (10, 5, 8), (14,), (5,))
 _ANSWER_TOKENS = 3
 # Longer than any gradient.
 _NO_CLIP = 1e9

@@ -15,7 +15,7 @@ from model.loss import base_of, collate, per_example_loss
 from model.tokenizer import Example
 from privacy.dp import attribution
 from privacy.dp.attribution import Form, choose_form
-from privacy.dp.engine import PrivateGradients
+from privacy.dp.engine import DEFAULT_MAX_TOKENS, PrivateGradients
 
 MakeModel = Callable[..., nn.Module]
 MakeUnits = Callable[..., list[list[Example]]]
@@ -47,12 +47,14 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def check_every_parameter(model: nn.Module, units: list[list[Example]], **options: int) -> None:
+def check_every_parameter(
+    model: nn.Module, units: list[list[Example]], *, max_tokens: int = DEFAULT_MAX_TOKENS
+) -> None:
     """Each unit alone and all together, parameter by parameter, against the loop."""
     expected = [one_by_one(model, unit) for unit in units]
     norms = [float(flat(gradient).norm()) for gradient in expected]
     clip_norm = sorted(norms)[len(norms) // 2]
-    with PrivateGradients(model, clip_norm=clip_norm, **options) as gradients:
+    with PrivateGradients(model, clip_norm=clip_norm, max_tokens=max_tokens) as gradients:
         summed = gradients.clipped_sum(units)
         found = gradients.split(summed.total)
     assert summed.norms == pytest.approx(norms, rel=1e-5)

@@ -85,7 +85,7 @@ def growing_rope(model: nn.Module, _monkeypatch: pytest.MonkeyPatch) -> None:
     config.max_position_embeddings = 4
     config.rope_parameters = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 100.0}
     backbone = base_of(model).get_submodule("model")
-    rope: Any = type(backbone.rotary_emb)(config)  # type: ignore[operator]
+    rope: Any = type(backbone.rotary_emb)(config)
     # It remembers the longest so far; a process that never saw a longer one has forgotten it.
     rope.register_forward_pre_hook(lambda m, _: setattr(m, "max_seq_len_cached", 4))
     backbone.rotary_emb = rope
@@ -194,7 +194,7 @@ def test_a_tensor_beside_the_plans_list_would_leave_unclipped(
 @pytest.fixture
 def _precision() -> Iterator[None]:
     yield
-    torch.backends.fp32_precision = "none"
+    torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("highest")
 
 
