@@ -109,7 +109,8 @@ def _naming_the_module(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        # Of a GPU; on the CPU torch says so in words only.
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise
         paths = {id(module): path for path, module in model.named_modules()}
         frames = (

@@ -173,7 +173,7 @@ def test_tensors_that_are_not_those_of_the_specs_are_refused() -> None:
 
 
 def test_a_layer_that_is_no_plain_product_is_refused_by_its_name() -> None:
-    config = CONFIG_MAPPING["deepseek_v4"](**{"num_hidden_layers": 2})  # type: ignore[arg-type]
+    config = CONFIG_MAPPING["deepseek_v4"](num_hidden_layers=2)  # type: ignore[call-arg]
     with pytest.raises(
         ValueError, match=r"DeepseekV4GroupedLinear at model\.layers\.0\.self_attn"
     ):

@@ -55,15 +55,15 @@ def test_the_gaussian_accountant_reports_less_than_a_lower_bound_on_the_truth() 
         from_gaussian_mechanism(
             releases.noise_multiplier,
             pessimistic_estimate=False,
-            value_discretization_interval=1e-3,
+            use_connect_dots=False,
+            value_discretization_interval=1e-4,
             sampling_prob=releases.sample_rate,
             neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
         )
         .self_compose(releases.num_steps)
         .get_epsilon_for_delta(delta)
     )
-    assert reported < below - 2
-    assert below == pytest.approx(epsilon([releases], delta), abs=0.02)
+    assert reported + 2 < below < epsilon([releases], delta)
 
 
 @pytest.mark.parametrize(("noise_multiplier", "num_batches"), [(0.8, 100), (1.0, 20)])
