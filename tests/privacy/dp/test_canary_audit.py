@@ -73,6 +73,7 @@ def test_noise_of_a_quarter_of_its_size_is_found(
     assert audit_one_run(model, releases(2.0), delta=DELTA).fires
 
 
+@pytest.mark.slow
 def test_everybody_in_every_step_where_a_tenth_was_claimed_is_found(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
