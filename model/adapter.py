@@ -300,6 +300,13 @@ def _linear_layers(
             raise ValueError(
                 f"expected linear layers for target {target}, got none in {base.config.model_type}"
             )
+        for path, module in layers:
+            # What computes something else from the same weight would be computed wrongly.
+            if type(module).forward is not nn.Linear.forward:
+                raise ValueError(
+                    f"expected plain linear layers for target {target}, "
+                    f"got {type(module).__name__} at {path} in {base.config.model_type}"
+                )
         found += layers
     return found
 

@@ -58,14 +58,24 @@ def check_separable(model: nn.Module) -> None:
             _check_fields(name, holder)
             _check_rope(name, holder)
     _check_trained(model)
-    # "high" and "medium" let products of float32 be made of bfloat16 or TF32: a clipped gradient
-    # could then be longer than the norm that it was clipped by.
-    if torch.get_float32_matmul_precision() != "highest":
-        raise TrainingError(
-            f"expected float32 matrix products of the highest precision, "
-            f"got {torch.get_float32_matmul_precision()}",
-            hint='call torch.set_float32_matmul_precision("highest")',
-        )
+    _check_precision()
+
+
+def _check_precision() -> None:
+    """Check that float32 products are made of float32.
+
+    Made of bfloat16 or TF32, a clipped gradient could be longer than the norm that it was clipped
+    by. The two settings are read, and not `torch.get_float32_matmul_precision`, which raises where
+    they differ; `torch.set_float32_matmul_precision` and `torch.backends.fp32_precision` set both.
+    """
+    for name, backend in (("cuda", torch.backends.cuda), ("mkldnn", torch.backends.mkldnn)):
+        precision = backend.matmul.fp32_precision
+        if precision not in ("ieee", "none"):
+            raise TrainingError(
+                f"expected float32 matrix products of float32, got {precision} on {name}",
+                hint='set torch.backends.fp32_precision = "ieee" and call '
+                'torch.set_float32_matmul_precision("highest")',
+            )
 
 
 def _check_layer(name: str, module: nn.Module) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING
 
 from model.adapter import (
     AdapterState,
@@ -169,3 +170,11 @@ def test_tensors_that_are_not_those_of_the_specs_are_refused() -> None:
         AdapterState((spec,), {spec.name: torch.zeros(2, 2, dtype=torch.float64)})
     with pytest.raises(ValueError, match="sorted"):
         AdapterState((spec,), {})
+
+
+def test_a_layer_that_is_no_plain_product_is_refused_by_its_name() -> None:
+    config = CONFIG_MAPPING["deepseek_v4"](num_hidden_layers=2)  # type: ignore[call-arg]
+    with pytest.raises(
+        ValueError, match=r"DeepseekV4GroupedLinear at model\.layers\.0\.self_attn"
+    ):
+        adapter_specs(config, CONFIG)

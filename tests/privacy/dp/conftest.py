@@ -1,4 +1,4 @@
-"""Tiny Mixture-of-Experts models of five families, and made-up units."""
+"""Tiny Mixture-of-Experts models of six families, and made-up units."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV2Config,
     DeepseekV3Config,
     GptOssConfig,
     MixtralConfig,
@@ -42,6 +43,20 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         topk_group=1,
         first_k_dense_replace=1,
         q_lora_rank=None,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+    ),
+    "deepseek_v2": lambda: DeepseekV2Config(
+        **SIZES,
+        moe_intermediate_size=12,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
         kv_lora_rank=8,
         qk_rope_head_dim=4,
         qk_nope_head_dim=4,

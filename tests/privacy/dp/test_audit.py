@@ -5,8 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from model.adapter import read_adapter, trained_parameters
+from model.adapter import inject_adapter, read_adapter, trained_parameters
+from model.base import load_base, nano_folder
+from model.config import AdapterConfig
 from model.loss import base_of, hidden_states, token_nll
 from privacy.dp import attribution, engine
 from privacy.dp.attribution import UnitGradients
@@ -17,7 +20,9 @@ from privacy.errors import TrainingError
 MakeModel = Callable[..., nn.Module]
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"]
+)
 @pytest.mark.parametrize("targets", [("attention",), ("attention", "experts")])
 def test_a_sound_model_passes(
     make_model: MakeModel, family: str, targets: tuple[str, ...]
@@ -178,4 +183,78 @@ def test_a_buffer_that_follows_the_batch_is_found(make_model: MakeModel) -> None
 
     model.get_submodule("base_model.model.model.layers.0").register_forward_hook(count)
     with pytest.raises(TrainingError, match="frozen base, got another load"):
+        self_test(model)
+
+
+class ReadsTheWeight(nn.Module):
+    """Multiplies with an adapted layer's weight by itself, as sparse attention's indexers do."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """The adapter is passed by."""
+        weight: Tensor = self.layer.weight  # type: ignore[assignment]
+        return x_BTD @ weight.t()
+
+
+def test_a_module_that_passes_an_adapter_by_is_refused_by_its_name(make_model: MakeModel) -> None:
+    model = make_model("olmoe")
+    attention = model.get_submodule("base_model.model.model.layers.1.self_attn")
+    attention.o_proj = ReadsTheWeight(attention.get_submodule("o_proj"))
+    before = read_adapter(model).digest
+    with pytest.raises(TrainingError, match=r"ReadsTheWeight at .*layers\.1\.self_attn\.o_proj"):
+        self_test(model)
+    assert read_adapter(model).digest == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_not_taken_for_an_unusable_base(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
+
+    model = make_model()
+    layer = model.get_submodule("base_model.model.model.layers.0")
+    monkeypatch.setattr(layer, "forward", exhausted)
+    with pytest.raises(RuntimeError) as raised:
+        self_test(model)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("family", ["deepseek_v32", "glm_moe_dsa"])
+def test_sparse_attention_is_refused_by_the_name_of_its_indexer(family: str) -> None:
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 12, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+        "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 8, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 8,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 256,
+    }  # fmt: skip
+    base = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**sizes))  # type: ignore[arg-type]
+    model = inject_adapter(base, AdapterConfig(lora_rank=2, lora_alpha=4.0))
+    with pytest.raises(TrainingError, match=r"Indexer at .*self_attn\.indexer"):
+        self_test(model)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_base_in_bfloat16_passes_alone_and_is_found_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The embedded base, whose products are wide enough to be cut by the batch's shape."""
+    base, _ = load_base(nano_folder(), None, dtype=torch.bfloat16)
+    model = inject_adapter(base, AdapterConfig(lora_rank=4, lora_alpha=8.0))
+    assert self_test(model).sensitivity <= 1 + TOLERANCE
+    monkeypatch.setattr(engine.PrivateGradients, "_is_alone", lambda _self: False)
+    with pytest.raises(TrainingError, match="norm that it has alone"):
         self_test(model)

@@ -3,16 +3,19 @@
 import math
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy.dp import calibrate
 from privacy.dp.calibrate import (
     Event,
     calibrate_noise,
     check_mechanism,
     epsilon,
+    foresee,
     group,
     round_event,
     run_event,
@@ -47,6 +50,50 @@ def test_epsilon_agrees_with_published_values(
 ) -> None:
     got = epsilon([Event(noise_multiplier, sample_rate, num_steps)], delta)
     assert got == pytest.approx(published, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "noise_multiplier", "num_steps", "delta", "num_rounds"),
+    [
+        (0.0256, 1.0, 1000, 1e-5, 20),
+        (0.1, 2.0, 200, 1e-4, 20),
+        (0.0041, 0.6, 5000, 1e-7, 50),
+    ],
+)
+def test_rounds_composed_jointly_agree_with_the_librarys_accountant_on_all_steps(
+    sample_rate: float, noise_multiplier: float, num_steps: int, delta: float, num_rounds: int
+) -> None:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant()
+    release = PoissonSampledDpEvent(sample_rate, GaussianDpEvent(noise_multiplier))
+    accountant.compose(SelfComposedDpEvent(release, num_steps))
+    one_round = Event(noise_multiplier, sample_rate, num_steps // num_rounds)
+    got = epsilon([one_round] * num_rounds, delta)
+    assert got == pytest.approx(accountant.get_epsilon(delta), abs=0.02)
+
+
+def test_what_threads_foresee_is_what_is_worked_out_one_by_one() -> None:
+    calibrate._epsilon.cache_clear()
+    calibrate._one_release.cache_clear()
+    spent = [Event(2.0, 0.3, 5)]
+    threads = [
+        threading.Thread(target=foresee, args=(mechanism(), 6, 1e-4, before))
+        for before in ([], spent, spent)
+    ]
+    for thread in threads:
+        thread.start()
+    found = [epsilon([*spent, run_event(mechanism(), count)], 1e-4) for count in range(1, 7)]
+    for thread in threads:
+        thread.join()
+    known = calibrate._epsilon.cache_info().currsize
+    calibrate._epsilon.cache_clear()
+    calibrate._one_release.cache_clear()
+    assert known == 12
+    assert found == [
+        epsilon([*spent, run_event(mechanism(), count)], 1e-4) for count in range(1, 7)
+    ]
 
 
 def test_epsilon_of_the_gaussian_mechanism_agrees_with_its_closed_form() -> None:

@@ -43,7 +43,9 @@ def one_by_one(model: nn.Module, unit: Sequence[Example]) -> Tensor:
 
 
 @pytest.mark.parametrize("train", ["B", "AB"])
-@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"]
+)
 def test_unit_gradients_equal_a_loop_over_single_examples(
     make_model: MakeModel, make_units: MakeUnits, family: str, train: str
 ) -> None:
@@ -71,7 +73,9 @@ def test_the_sum_does_not_depend_on_the_microbatches(
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen3_moe"]
+)
 def test_taking_any_unit_away_moves_the_sum_by_at_most_the_clipping_norm(
     make_model: MakeModel, make_units: MakeUnits, family: str
 ) -> None:
@@ -154,6 +158,33 @@ def test_the_adapters_dropout_is_drawn_and_the_bases_stays_off(
         assert not any(module.training for module in base_dropout)
         first, second = gradients.clipped_sum(units), gradients.clipped_sum(units)
     assert not torch.equal(first.total, second.total)
+
+
+def test_dropout_does_not_follow_the_generator_that_everybody_knows(
+    make_model: MakeModel, make_units: MakeUnits
+) -> None:
+    model, units = make_model(lora_dropout=0.5), make_units((9,), (9,))
+    with PrivateGradients(model, clip_norm=1e6) as gradients:
+        torch.manual_seed(0)
+        state = torch.get_rng_state()
+        first = gradients.clipped_sum(units)
+        # Nor is it moved, from which the number of passes could be read.
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(0)
+        assert not torch.equal(gradients.clipped_sum(units).total, first.total)
+
+
+@pytest.mark.parametrize("max_tokens", [20, 10_000])
+def test_alone_no_digit_of_a_gradient_depends_on_others(
+    make_model: MakeModel, make_units: MakeUnits, max_tokens: int
+) -> None:
+    model, units = make_model("olmoe"), make_units(*LENGTHS)
+    with PrivateGradients(model, clip_norm=1e-3, alone=True, max_tokens=max_tokens) as gradients:
+        whole = gradients.clipped_sum(units)
+        assert whole.norms == [gradients.clipped_sum([unit]).norms[0] for unit in units]
+    with PrivateGradients(model, clip_norm=1e-3, max_tokens=max_tokens) as gradients:
+        expected = gradients.clipped_sum(units)
+    torch.testing.assert_close(whole.total, expected.total, rtol=1e-4, atol=1e-8)
 
 
 def test_closing_leaves_the_model_as_it_was(make_model: MakeModel, make_units: MakeUnits) -> None:

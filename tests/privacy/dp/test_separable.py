@@ -4,7 +4,8 @@ Each case is tried twice: the engine refuses it, and with the refusals taken out
 neighbour test finds that a unit moves the clipped sum by more than the clipping norm.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,18 @@ def batch_normalisation(model: nn.Module, _monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+def growing_rope(model: nn.Module, _monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary frequencies that follow the longest sequence beyond 4 tokens."""
+    config = base_of(model).config
+    config.max_position_embeddings = 4
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 100.0}
+    backbone = base_of(model).get_submodule("model")
+    rope: Any = type(backbone.rotary_emb)(config)
+    # It remembers the longest so far; a process that never saw a longer one has forgotten it.
+    rope.register_forward_pre_hook(lambda m, _: setattr(m, "max_seq_len_cached", 4))
+    backbone.rotary_emb = rope
+
+
 def packing(_model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sequence begins with the text of the one before it."""
 
@@ -117,6 +130,7 @@ REFUSED: dict[str, tuple[Break, str]] = {
     "capacity": (capacity_limit, "without a capacity limit, got expert_capacity"),
     "balance": (balance_loss, "without a balance loss over the batch, got output_router_logits"),
     "bias": (moving_router_bias, "bias does not follow the batch, got router_bias_update_rate"),
+    "rope": (growing_rope, "rotary positions of fixed frequencies, got dynamic"),
     "batchnorm": (batch_normalisation, "keep examples apart, got BatchNorm1d"),
 }
 
@@ -177,12 +191,51 @@ def test_a_tensor_beside_the_plans_list_would_leave_unclipped(
     assert largest_move(model, make_units(*LENGTHS), left_in_grad) > 1.0001
 
 
+@pytest.fixture
+def _precision() -> Iterator[None]:
+    yield
+    torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+    torch.set_float32_matmul_precision("highest")
+
+
+def by_the_old_setting(value: str) -> None:
+    torch.set_float32_matmul_precision(value)
+
+
+def by_a_backend(value: str) -> None:
+    # Then torch.get_float32_matmul_precision raises.
+    torch.backends.cuda.matmul.fp32_precision = value
+
+
+@pytest.mark.usefixtures("_precision")
+@pytest.mark.parametrize(
+    ("set_precision", "value", "found"),
+    [
+        (by_the_old_setting, "high", "tf32 on cuda"),
+        (by_the_old_setting, "medium", "tf32 on cuda"),
+        (by_a_backend, "tf32", "tf32 on cuda"),
+    ],
+)
 def test_products_of_less_than_float32_are_refused(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, set_precision: Callable[[str], None], value: str, found: str
 ) -> None:
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    with pytest.raises(TrainingError, match="highest precision, got high"):
-        PrivateGradients(make_model(), clip_norm=1.0)
+    model = make_model()
+    set_precision(value)
+    with pytest.raises(TrainingError, match=f"products of float32, got {found}") as refused:
+        PrivateGradients(model, clip_norm=1.0)
+    assert "torch.backends.fp32_precision" in refused.value.hint
+
+
+@pytest.mark.usefixtures("_precision")
+def test_products_of_bfloat16_on_the_cpu_are_refused_and_of_float32_are_not(
+    make_model: MakeModel,
+) -> None:
+    model = make_model()
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match="got bf16 on mkldnn"):
+        PrivateGradients(model, clip_norm=1.0)
+    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    PrivateGradients(model, clip_norm=1.0).close()
 
 
 def test_noise_in_bfloat16_is_refused(make_model: MakeModel) -> None:
