@@ -71,7 +71,7 @@ class _Text(_Section):
 
 
 class _Masking(_Section):
-    language: str = "en"
+    languages: list[str] = ["en"]
     entity_types: list[str] = list(ENTITY_TYPES)
 
 
@@ -192,7 +192,7 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
             initial_adapter=initial.digest,
             text=TextConfig(**written.text.model_dump()),
             masking=MaskingConfig(
-                language=written.masking.language,
+                languages=tuple(sorted(written.masking.languages)),
                 entity_types=tuple(sorted(written.masking.entity_types)),
             ),
             mechanism=MechanismConfig(

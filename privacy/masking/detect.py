@@ -37,13 +37,13 @@ class Detector:
             # Presidio imports spaCy and transformers: only who masks pays for it.
             from privacy.masking.presidio import build_analyzer
 
-            self._analyzer = build_analyzer(config.entity_types, config.language)
+            self._analyzer = build_analyzer(config.entity_types, config.languages)
         except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise MaskingError(
                 f"cannot build the recognisers: {type(error).__name__}",
                 hint="reinstall the pinned dependencies; nothing is trained without masking",
             ) from error
-        self._language = config.language
+        self._language = config.languages[0]
         self._entity_types = list(config.entity_types)
         self._check_canaries()
 

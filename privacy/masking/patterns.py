@@ -1,0 +1,153 @@
+r"""What finders in all languages are made of: patterns, digit groups, checksums.
+
+A digit's neighbours decide where a number ends, never `\b`: to Python a Han character and a digit
+are both word characters, so `\b` sees no boundary between them and finds nothing. Patterns are
+written in ASCII and meet plain text (`privacy/masking/plain.py`).
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from privacy.masking.checksums import IBAN_LENGTHS, iban_holds, luhn_holds
+
+Place = tuple[int, int]
+Finder = Callable[[str], Iterator[Place]]
+# Entity type to scored finders.
+Rules = Mapping[str, tuple[tuple[float, Finder], ...]]
+
+ANY = re.ASCII | re.IGNORECASE
+# Where a number begins and ends.
+BEFORE, AFTER = r"(?<![0-9])", r"(?![0-9])"
+# Latin, Greek, Cyrillic and neighbours may stand inside an address; a Han character beside one
+# belongs to the sentence.
+LETTER = r"A-Za-z0-9\u00c0-\u1fff"
+_DIGIT_RUN = re.compile(r"[0-9]+(?:[ \t\n.\-]{1,3}[0-9]+)*")
+
+
+def pattern(
+    pattern: str, *, check: Callable[[str], bool] | None = None, needs: str = "", flags: int = ANY
+) -> Finder:
+    """A finder of `pattern`, or of its group `value`, where `check` holds."""
+    compiled = re.compile(pattern, flags)
+    group = "value" if "value" in compiled.groupindex else 0
+
+    def finder(text: str) -> Iterator[Place]:
+        if needs not in text:
+            return
+        match = compiled.search(text)
+        while match:
+            start, end = match.span(group)
+            good = check is None or check(text[start:end])
+            if good:
+                yield start, end
+            # What fails the check may hide what passes: go on one character later.
+            match = compiled.search(text, match.end() if good else match.start() + 1)
+
+    return finder
+
+
+def digit_groups(text: str) -> Iterator[list[Place]]:
+    """Runs of digit groups that stand one to three separators apart."""
+    for run in _DIGIT_RUN.finditer(text):
+        if run.end() - run.start() > 8:
+            yield [
+                (run.start() + group.start(), run.start() + group.end())
+                for group in re.finditer(r"[0-9]+", run.group())
+            ]
+
+
+def windows(groups: Sequence[Place], most: int) -> Iterator[tuple[int, int, int]]:
+    """Every window of at most `most` digits, longest first: first and last group, digits."""
+    for first in range(len(groups)):
+        windows = []
+        digits = 0
+        for last in range(first, len(groups)):
+            digits += groups[last][1] - groups[last][0]
+            if digits > most:
+                break
+            windows.append((first, last, digits))
+        yield from reversed(windows)
+
+
+def card(text: str) -> Iterator[Place]:
+    """12 to 19 digits that pass Luhn, in groups as cards print them or in none."""
+    for groups in digit_groups(text):
+        free = 0
+        for first, last, digits in windows(groups, 19):
+            sizes = [end - start for start, end in groups[first : last + 1]]
+            if first < free or digits < 12 or sizes[0] < 4 or min(sizes[:-1], default=4) < 3:
+                continue
+            if luhn_holds("".join(text[start:end] for start, end in groups[first : last + 1])):
+                free = last + 1
+                yield groups[first][0], groups[last][1]
+
+
+def trunk_phone(text: str) -> Iterator[Place]:
+    """9 to 12 digits in groups, the first of which begins with the trunk prefix 0."""
+    for groups in digit_groups(text):
+        free = 0
+        for first, last, digits in windows(groups, 12):
+            start = groups[first][0]
+            if first < free or last == first or digits < 9 or text[start] != "0":
+                continue
+            if groups[first][1] - start in (2, 3, 4, 5) and text[start + 1] != "0":
+                free = last + 1
+                yield start, groups[last][1]
+
+
+_IBAN_START = re.compile(r"(?=([A-Z]{2})[0-9]{2})", ANY)
+
+
+def iban(text: str) -> Iterator[Place]:
+    """The country's number of letters and digits, with spaces or hyphens between."""
+    free = 0
+    for match in _IBAN_START.finditer(text):
+        length = IBAN_LENGTHS.get(match[1].upper())
+        if length is None or match.start() < free:
+            continue
+        taken = re.compile(rf"(?:[A-Z0-9][ \-]{{0,2}}){{{length - 1}}}[A-Z0-9](?![0-9])", ANY)
+        found = taken.match(text, match.start())
+        if found and _is_iban(found.group()):
+            free = found.end()
+            yield found.span()
+
+
+def _is_iban(text: str) -> bool:
+    """Whether the checksum holds, and it is no sentence: one in 97 would hold by chance."""
+    iban = re.sub(r"[ \-]", "", text)
+    in_fours = all(len(group) % 4 == 0 for group in re.split(r"[ \-]+", text)[:-1])
+    num_digits = sum(character.isdigit() for character in iban)
+    return iban_holds(iban) and (in_fours or num_digits * 2 >= len(iban))
+
+
+_IPV6 = re.compile(
+    r"(?<![0-9A-Z:.])[0-9A-F:]*:[0-9A-F:]*:[0-9A-F:]*(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?", ANY
+)
+
+
+def ipv6(text: str) -> Iterator[Place]:
+    """What the standard library reads as an IPv6 address, with at least one number in it."""
+    if ":" not in text:
+        return
+    for match in _IPV6.finditer(text):
+        # A colon after an address belongs to the sentence.
+        for address in (match.group(), match.group().rstrip(":")):
+            try:
+                ipaddress.IPv6Address(address)
+            except ValueError:
+                continue
+            if address.strip(":"):
+                yield match.start(), match.start() + len(address)
+                break
+
+
+def is_date(text: str) -> bool:
+    """Whether the numbers can be year, month, day, or month and day in either order and year."""
+    numbers = [int(number) for number in re.findall(r"[0-9]+", text)]
+    if len(text) == 8 and len(numbers) == 1:
+        numbers = [int(text[:4]), int(text[4:6]), int(text[6:])]
+    first, second, third = numbers
+    if first > 31:
+        return 1 <= second <= 12 and 1 <= third <= 31
+    return 1 <= min(first, second) <= 12 and 1 <= max(first, second) <= 31
