@@ -23,7 +23,7 @@ from client.home import SiteHome
 from privacy import console
 from privacy.audit.entry import Event, format_time
 from privacy.dp.config import Unit
-from privacy.errors import ConfigError, PlanRefusedError
+from privacy.errors import ConfigError, MaskingError, PlanRefusedError
 from privacy.pki.authority import load_tls_key
 from privacy.pki.enrolment import make_request, read_kit, read_request
 from privacy.plan import RunPlan
@@ -286,8 +286,28 @@ def _decide(
         raise PlanRuleError("refused-by-person", "a person here refused the plan")
     check_plan(plan, config, federation)
     check_budget(plan, home.ledger())
+    _check_masking(plan, config, home)
     if not args.yes and not _confirmed("approve this plan; is the digest"):
         raise ConfigError("nothing decided", hint="answer yes, or run it with --yes or --refuse")
+
+
+def _check_masking(plan: RunPlan, config: SiteConfig, home: SiteHome) -> None:
+    """Mask the planted examples now: what fails here would fail in each round, and spend it.
+
+    Raises:
+      PlanRuleError: Too few are found, or a key is missing.
+    """
+    # Imported where it is needed: recognisers take seconds to load.
+    from client.dataset import pass_canaries
+    from client.policy import PlanRuleError
+    from privacy.masking.detect import Detector
+
+    try:
+        if plan.masking.mode == "surrogate":
+            home.surrogate_key()
+        pass_canaries(Detector(plan.masking), config, plan)
+    except (MaskingError, ConfigError) as error:
+        raise PlanRuleError("recall-floor", str(error), hint=error.hint) from None
 
 
 def _offered(
