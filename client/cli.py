@@ -20,6 +20,7 @@ from client.config import (
     format_config,
 )
 from client.home import SiteHome
+from client.masking.arguments import add_arguments
 from privacy import console
 from privacy.audit.entry import Event, format_time
 from privacy.dp.config import Unit
@@ -110,6 +111,15 @@ def _parser() -> console.Parser:
     add("budget", "Show what was spent of the privacy budget, round by round.", "budget --json")
     add("sent", "List what left this site: when, how much, under which plan and round.", "sent")
     add("stop", "Stop the agent of this site.", "stop")
+    add_arguments(
+        add(
+            "mask",
+            "Show what masking makes of records, and write masked copies. The preview prints text "
+            "of records to this terminal, because it was asked to; nothing goes into a log.",
+            "mask --input notes.jsonl --preview 20 --html preview.html\n"
+            "cloister-site mask --input notes.jsonl --output masked.jsonl --keep id --stats",
+        )
+    )
     return parser
 
 
@@ -124,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "budget": _budget,
         "sent": _sent,
         "stop": _stop,
+        "mask": _mask,
     }
     return console.run(_parser(), handlers, argv)
 
@@ -457,6 +468,13 @@ def _stop(args: argparse.Namespace) -> int:
         pause.wait(0.1)
     _show(args, {"stopped": pid}, f"agent {pid} stopped")
     return console.OK
+
+
+def _mask(args: argparse.Namespace) -> int:
+    # Imported where it is needed: it brings the recognisers with it.
+    from client.masking import command
+
+    return command.run(args)
 
 
 def _show(args: argparse.Namespace, value: object, text: str) -> None:

@@ -9,7 +9,7 @@ used.
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -199,6 +199,18 @@ def probe(config: SiteConfig, *, limit: int) -> int:
     if num_records == 0:
         raise ConfigError(f"{config.data.path}: expected at least one record, got none")
     return num_records
+
+
+def source_rows(config: SiteConfig, name: str) -> Iterator[dict[str, object]]:
+    """The raw records of a source, for the operator's own preview and masked copy at home.
+
+    Raises:
+      ConfigError: There is no such source, or a record in it cannot be used.
+    """
+    if name != "data":
+        raise ConfigError(f"expected source data, got {name[:60]!r}", hint="see site.toml")
+    for record in read_records(config.data.path):
+        yield {"id": record.record_id, "unit_id": record.unit_id, **record.fields}
 
 
 def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
