@@ -8,6 +8,7 @@ written in ASCII and meet plain text (`privacy/masking/plain.py`).
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from privacy.masking.checksums import IBAN_LENGTHS, iban_holds, luhn_holds
 
@@ -22,18 +23,33 @@ BEFORE, AFTER = r"(?<![0-9])", r"(?![0-9])"
 # Latin, Greek, Cyrillic and neighbours may stand inside an address; a Han character beside one
 # belongs to the sentence.
 LETTER = r"A-Za-z0-9\u00c0-\u1fff"
-_DIGIT_RUN = re.compile(r"[0-9]+(?:[ \t\n.\-]{1,3}[0-9]+)*")
+_DIGITS = re.compile(r"[0-9]+")
+_DIVIDERS = " \t\n.,-/()"
+# How far before a number its cue may begin.
+_REACH = 60
+_SEPARATOR = re.compile(r"[ \t\n.\-]{1,3}")
+_FEW = 8
 
 
 def pattern(
-    pattern: str, *, check: Callable[[str], bool] | None = None, needs: str = "", flags: int = ANY
+    pattern: str,
+    *,
+    check: Callable[[str], bool] | None = None,
+    needs: str = "",
+    likely: str = "",
+    flags: int = ANY,
 ) -> Finder:
-    """A finder of `pattern`, or of its group `value`, where `check` holds."""
+    """A finder of `pattern`, or of its group `value`, where `check` holds.
+
+    Where `needs` is not in the text, or the cheaper pattern `likely` finds nothing, the text is
+    not searched.
+    """
     compiled = re.compile(pattern, flags)
+    quick = re.compile(likely, flags) if likely else None
     group = "value" if "value" in compiled.groupindex else 0
 
     def finder(text: str) -> Iterator[Place]:
-        if needs not in text:
+        if needs not in text or (quick and not quick.search(text)):
             return
         match = compiled.search(text)
         while match:
@@ -47,14 +63,84 @@ def pattern(
     return finder
 
 
-def digit_groups(text: str) -> Iterator[list[Place]]:
-    """Runs of digit groups that stand one to three separators apart."""
-    for run in _DIGIT_RUN.finditer(text):
-        if run.end() - run.start() > 8:
-            yield [
-                (run.start() + group.start(), run.start() + group.end())
-                for group in re.finditer(r"[0-9]+", run.group())
-            ]
+@lru_cache(maxsize=2)
+def digit_runs(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Runs of digits: start, end, and the digits from here to the end of the group of runs.
+
+    Runs stand in one group while at most three signs such as a space or a hyphen divide them. Most
+    rules need more digits than most groups have: they are asked only where it can matter.
+    """
+    runs: list[tuple[int, int, int]] = []
+    later, total = -9, 0
+    for match in reversed(list(_DIGITS.finditer(text))):
+        start, end = match.span()
+        near = later - end <= 3 and not text[end:later].strip(_DIVIDERS)
+        total = end - start + (total if near else 0)
+        runs.append((start, end, total))
+        later = start
+    return tuple(reversed(runs))
+
+
+def numbered(
+    pattern: str,
+    *,
+    least: int = 1,
+    lead: str = "",
+    back: str = "",
+    check: Callable[[str], bool] | None = None,
+    flags: int = ANY,
+) -> Finder:
+    """A finder of `pattern` where a run of digits begins.
+
+    Args:
+      pattern: Matched from the first digit, or from the signs of `lead` before it.
+      least: Number of digits that the group must have from here on.
+      lead: Signs before the digits that belong to what is found, such as `+` and `(`.
+      back: What must stand directly before; its group `value`, where it has one, belongs to it.
+      check: Must hold for what `pattern` matched.
+      flags: Of both patterns.
+    """
+    compiled = re.compile(pattern, flags)
+    behind = re.compile(f"(?:{back})$", flags) if back else None
+
+    def finder(text: str) -> Iterator[Place]:
+        free = 0
+        for start, _, digits in digit_runs(text):
+            if digits < least or start < free:
+                continue
+            begin = start
+            while begin > free and text[begin - 1] in lead:
+                begin -= 1
+            match = compiled.match(text, begin)
+            if match is None and begin < start:
+                match = compiled.match(text, start)
+            if match is None or (check is not None and not check(match[0])):
+                continue
+            begin = match.start()
+            if behind:
+                before = behind.search(text, max(0, begin - _REACH), begin)
+                if before is None:
+                    continue
+                if "value" in behind.groupindex:
+                    begin = before.start("value")
+            free = match.end()
+            yield begin, free
+
+    return finder
+
+
+@lru_cache(maxsize=2)
+def digit_groups(text: str) -> tuple[tuple[Place, ...], ...]:
+    """Groups of more than eight digits in runs that one to three separators divide."""
+    groups: list[tuple[Place, ...]] = []
+    group: list[Place] = []
+    for start, end, digits in digit_runs(text):
+        if group and not _SEPARATOR.fullmatch(text, group[-1][1], start):
+            groups.append(tuple(group))
+            group = []
+        if group or digits > _FEW:
+            group.append((start, end))
+    return tuple(found for found in (*groups, tuple(group)) if len(found))
 
 
 def windows(groups: Sequence[Place], most: int) -> Iterator[tuple[int, int, int]]:
@@ -96,21 +182,22 @@ def trunk_phone(text: str) -> Iterator[Place]:
                 yield start, groups[last][1]
 
 
-_IBAN_START = re.compile(r"(?=([A-Z]{2})[0-9]{2})", ANY)
-
-
 def iban(text: str) -> Iterator[Place]:
     """The country's number of letters and digits, with spaces or hyphens between."""
     free = 0
-    for match in _IBAN_START.finditer(text):
-        length = IBAN_LENGTHS.get(match[1].upper())
-        if length is None or match.start() < free:
+    for start, _, _ in digit_runs(text):
+        length = IBAN_LENGTHS.get(text[max(0, start - 2) : start].upper())
+        if length is None or start - 2 < free:
             continue
-        taken = re.compile(rf"(?:[A-Z0-9][ \-]{{0,2}}){{{length - 1}}}[A-Z0-9](?![0-9])", ANY)
-        found = taken.match(text, match.start())
+        found = _taken(length - 1).match(text, start - 2)
         if found and _is_iban(found.group()):
             free = found.end()
             yield found.span()
+
+
+@lru_cache
+def _taken(num_more: int) -> re.Pattern[str]:
+    return re.compile(rf"(?:[A-Z0-9][ \-]{{0,2}}){{{num_more}}}[A-Z0-9](?![0-9])", ANY)
 
 
 def _is_iban(text: str) -> bool:
@@ -121,6 +208,7 @@ def _is_iban(text: str) -> bool:
     return iban_holds(iban) and (in_fours or num_digits * 2 >= len(iban))
 
 
+_IPV6_LIKELY = re.compile(r":[0-9A-F]{0,4}:", ANY)
 _IPV6 = re.compile(
     r"(?<![0-9A-Z:.])[0-9A-F:]*:[0-9A-F:]*:[0-9A-F:]*(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?", ANY
 )
@@ -128,7 +216,7 @@ _IPV6 = re.compile(
 
 def ipv6(text: str) -> Iterator[Place]:
     """What the standard library reads as an IPv6 address, with at least one number in it."""
-    if ":" not in text:
+    if not _IPV6_LIKELY.search(text):
         return
     for match in _IPV6.finditer(text):
         # A colon after an address belongs to the sentence.

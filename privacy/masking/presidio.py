@@ -36,8 +36,12 @@ class RuleRecogniser(LocalRecognizer):
         ]
 
 
-def build_analyzer(entity_types: Sequence[str], languages: Sequence[str]) -> AnalyzerEngine:
-    """An analyzer that finds `entity_types` by the rules of `languages` and loads no model.
+def build_analyzer(
+    entity_types: Sequence[str],
+    languages: Sequence[str],
+    models: Sequence[LocalRecognizer] = (),
+) -> AnalyzerEngine:
+    """An analyzer that finds `entity_types` by the rules of `languages`, and by `models`.
 
     To Presidio all of it is the first language: a text is searched by the rules of each.
     """
@@ -46,7 +50,8 @@ def build_analyzer(entity_types: Sequence[str], languages: Sequence[str]) -> Ana
     nlp_engine.load()
     return AnalyzerEngine(
         registry=RecognizerRegistry(
-            recognizers=[RuleRecogniser(entity_types, languages)], supported_languages=[language]
+            recognizers=[RuleRecogniser(entity_types, languages), *models],
+            supported_languages=[language],
         ),
         nlp_engine=nlp_engine,
         supported_languages=[language],

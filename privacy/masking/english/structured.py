@@ -1,129 +1,249 @@
-"""Numbers, dates and codes as English text writes them: patterns, and cues before a number."""
+"""Numbers, dates and codes as English text writes them."""
 
-from privacy.masking.patterns import AFTER, BEFORE, Rules, is_date, pattern, trunk_phone
+import re
+from collections.abc import Iterator
+
+from privacy.masking.checksums import routing_holds
+from privacy.masking.english.numbers import cued_as, secrets
+from privacy.masking.patterns import (
+    AFTER,
+    Finder,
+    Place,
+    Rules,
+    is_date,
+    numbered,
+    pattern,
+    trunk_phone,
+)
 
 _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|(?-i:May|MAY)|June?|July?|"
     r"Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
-# Money, shares and measurements are no identifiers.
 _NO_AMOUNT = r"(?![A-Z0-9]|\.[0-9]| ?%)"
-_EXTENSION = r"(?:[ ,;]{0,2}(?:ext\.?|extension|x)[ .:]{0,2}[0-9]{1,6})?"
-# What people write before an identifier that has no form of its own.
-_CUE = (
-    r"(?<![A-Z])(?:MRN|EMR|NHS|medical record|health record|record|chart|patient|hospital|file|"
-    r"encounter|visit|accession|specimen|episode|member(?:ship)?|subscriber|beneficiary|insurance|medicare|medicaid|HBN|plan|policy|group|"
-    r"customer|client|account|acct|a/c|loan|case|claim|complaint|application|reference|ref|"
-    r"confirmation|transaction|order|invoice|ticket|tracking|routing|sort code|licen[cs]e|"
-    r"passport|tax|national insurance|driver'?s? licen[cs]e|employee|badge|id)"
-    r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#)\.?){0,4}"
-    r"[ \t]{0,2}(?:(?:is|was|:|#|=|-|\()[ \t]{0,2}){0,3}"
-)
 _VALUE = (
-    r"(?P<value>(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})"
-    r"[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+)" + _NO_AMOUNT
+    r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
+)
+_EXTENSION = r"(?:[ ,;]{0,2}(?:ext\.?|extension|x)[ .:]{0,2}[0-9]{1,6})?"
+_LETTER_BEFORE = r"(?<![A-Z])"
+_FULL_MONTH = re.compile(
+    r"(?<![A-Za-z])(?:(?:early|late|mid|since|in|last|next|of|this|until|by|from|through|during)"
+    r"[ \-](?P<value>January|February|March|April|May|June|July|August|September|October|November|"
+    r"December)|(?P<plain>January|February|April|September|October|November|December))(?![A-Za-z])"
 )
 
+
+def _months(text: str) -> Iterator[Place]:
+    """A month by its name: a date element even without a day."""
+    for match in _FULL_MONTH.finditer(text):
+        yield match.span("value") if match["value"] else match.span("plain")
+
+
+def _last_four(found: str) -> bool:
+    return len(found) in (3, 4)
+
+
+_SWIFT = re.compile(r"(?<![A-Z0-9])[A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?(?![A-Z0-9])")
+_SWIFT_CUE = re.compile(r"swift|(?<![a-z])bic(?![a-z])", re.IGNORECASE)
+
+
+def _swift(text: str) -> Iterator[Place]:
+    """Eight or eleven capitals within a line of the words SWIFT or BIC."""
+    for cue in _SWIFT_CUE.finditer(text):
+        for match in _SWIFT.finditer(text, max(0, cue.start() - 24), cue.end() + 60):
+            if match[0] not in _NO_SWIFT:
+                yield match.span()
+
+
+_NO_SWIFT = frozenset({"TRANSFER", "PAYMENTS", "CURRENCY", "TRANSACTION", "BENEFICIARY"})
+_ROUTED = numbered(r"[0-9]{9}(?![0-9])", least=9, check=routing_holds)
+_ROUTING_CUE = re.compile(r"routing|aba|rtn|transit|wire", re.IGNORECASE)
+
+
+def _routing(text: str) -> Iterator[Place]:
+    if _ROUTING_CUE.search(text):
+        yield from _ROUTED(text)
+
+
+_NINO = re.compile(
+    r"(?<![A-Z0-9])(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
+    r"(?P<s> ?)[0-9]{2}(?P=s)[0-9]{2}(?P=s)[0-9]{2}(?P=s)[A-D](?![A-Z0-9])"
+)
+_PLATE = numbered(
+    r"[A-Z0-9]{1,4}[ \-]?[A-Z0-9]{1,4}(?![A-Z0-9])",
+    least=1,
+    back=r"(?:licen[cs]e plates?|number plates?|plates?|registration|reg)(?: (?:number|no|tag))?\.?"
+    r"(?: is| was)?[:# ]{1,3}(?:[A-Z]{2} )?(?P<value>[A-Z0-9]{0,4}[ \-]?)",
+)
+_SPELLED = (
+    r"(?:ninety|one hundred)(?:[ \-](?:one|two|three|four|five|six|seven|eight|nine))?"
+    r"(?=[ \-]years?[ \-]olds?)"
+)
+_OLD = r"(?:9[0-9]|1[0-2][0-9])"
+
+
+def _nino(text: str) -> Iterator[Place]:
+    for match in _NINO.finditer(text):
+        yield match.span()
+
+
+def _rules(*finders: tuple[float, Finder]) -> tuple[tuple[float, Finder], ...]:
+    return finders
+
+
 RULES: Rules = {
-    "DATE": (
-        (
-            0.8,
-            pattern(
-                rf"{BEFORE}[0-9]{{4}}(?P<s> ?[/.\-] ?)[0-9]{{1,2}}(?P=s)[0-9]{{1,2}}{AFTER}",
-                check=is_date,
-            ),
-        ),
-        (
-            0.8,
-            pattern(
-                rf"{BEFORE}[0-9]{{1,2}}(?P<s> ?[/\-] ?)[0-9]{{1,2}}(?P=s)"
-                rf"(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}",
-                check=is_date,
-            ),
-        ),
-        (
-            0.8,
-            pattern(
-                rf"{BEFORE}(?:[0-9]{{1,2}}\.[0-9]{{1,2}}\.[0-9]{{4}}|"
-                rf"[0-9]{{2}}\.[0-9]{{2}}\.[0-9]{{2}}){AFTER}",
-                check=is_date,
-            ),
-        ),
-        (0.6, pattern(rf"{BEFORE}(?:19|20)[0-9]{{6}}{AFTER}", check=is_date)),
+    "ACCOUNT_NUMBER": _rules(
+        (0.75, cued_as("ACCOUNT_NUMBER")),
         (
             0.5,
-            pattern(
-                r"(?<![A-Z])(?:on|dated) "
-                r"(?P<value>(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12][0-9]|3[01]))(?![0-9/])"
+            numbered(
+                rf"[0-9]{{3,4}}{_NO_AMOUNT}",
+                back=rf"{_LETTER_BEFORE}(?:end(?:ing|s) (?:in|with|on)|last (?:4|four)(?: digits?)?)"
+                r"[^0-9\n$]{1,12}",
+                check=_last_four,
+            ),
+        ),
+    ),
+    "AGE": _rules(
+        (
+            0.8,
+            numbered(
+                rf"{_OLD}(?=[ \-]?(?:years?|yrs?|y\.?/?o\b|y\.o\.|yo\b|-?year)s?[ \-]?(?:old|of age)?)",
+                least=2,
             ),
         ),
         (
             0.8,
-            pattern(
-                rf"(?<![A-Z]){_MONTH}[ ,\-]{{0,2}}(?:[0-9]{{1,2}}(?:st|nd|rd|th)?"
-                rf"(?:[ ,\-]{{1,2}}(?:[0-9]{{4}}|'[0-9]{{2}}){AFTER}|{AFTER})|"
-                rf"(?:of )?[0-9]{{4}}{AFTER})"
+            numbered(
+                rf"{_OLD}(?![0-9./%])",
+                least=2,
+                back=rf"{_LETTER_BEFORE}(?:age[ds]?|aged|age is|age of)[ :=]{{1,3}}",
+            ),
+        ),
+        (0.8, pattern(_SPELLED, likely=r"ninety|hundred")),
+    ),
+    "CUSTOMER_ID": _rules((0.75, cued_as("CUSTOMER_ID"))),
+    "CVV": _rules((0.85, cued_as("CVV"))),
+    "DATE": _rules(
+        (
+            0.8,
+            numbered(
+                rf"[0-9]{{4}}(?P<s> ?[/.\-] ?)[0-9]{{1,2}}(?P=s)[0-9]{{1,2}}{AFTER}",
+                least=6,
+                check=is_date,
             ),
         ),
         (
             0.8,
-            pattern(
-                rf"{BEFORE}[0-9]{{1,2}}(?:st|nd|rd|th)?[ \-]?(?:(?:day )?of )?{_MONTH}(?![A-Z])"
+            numbered(
+                rf"[0-9]{{1,2}}(?P<s> ?[/\-] ?)[0-9]{{1,2}}(?P=s)(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}",
+                least=4,
+                check=is_date,
+            ),
+        ),
+        (
+            0.8,
+            numbered(
+                rf"(?:[0-9]{{1,2}}\.[0-9]{{1,2}}\.[0-9]{{4}}|[0-9]{{2}}\.[0-9]{{2}}\.[0-9]{{2}})"
+                rf"{AFTER}",
+                least=6,
+                check=is_date,
+            ),
+        ),
+        (0.6, numbered(rf"(?:19|20)[0-9]{{6}}{AFTER}", least=8, check=is_date)),
+        (0.6, numbered(rf"(?:0?[1-9]|1[0-2])/(?:19|20)[0-9]{{2}}(?![0-9/])", least=5)),
+        (
+            0.5,
+            numbered(
+                r"(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12][0-9]|3[01])(?![0-9/])",
+                least=2,
+                back=rf"{_LETTER_BEFORE}(?:on|dated|since|until|by|from|dob:?) ",
+            ),
+        ),
+        (
+            0.8,
+            numbered(
+                rf"(?:[0-9]{{1,2}}(?:st|nd|rd|th)?"
+                rf"(?:[ ,\-]{{1,2}}(?:[0-9]{{4}}|'[0-9]{{2}}){AFTER}|{AFTER})|[0-9]{{4}}{AFTER})",
+                back=rf"{_LETTER_BEFORE}(?P<value>{_MONTH}[ ,\-]{{0,2}}(?:the |of )?)",
+            ),
+        ),
+        (
+            0.8,
+            numbered(
+                rf"[0-9]{{1,2}}(?:st|nd|rd|th)?[ \-]?(?:(?:day )?of )?{_MONTH}(?![A-Z])"
                 rf"(?:[ ,\-]{{1,2}}'?(?:[0-9]{{4}}|[0-9]{{2}}){AFTER})?"
             ),
         ),
+        (0.5, _months),
     ),
-    "PHONE": (
+    "DEVICE_ID": _rules((0.7, cued_as("DEVICE_ID"))),
+    "HEALTH_PLAN_NUMBER": _rules((0.75, cued_as("HEALTH_PLAN_NUMBER"))),
+    "LICENCE_NUMBER": _rules((0.75, cued_as("LICENCE_NUMBER"))),
+    "PASSPORT": _rules((0.8, cued_as("PASSPORT"))),
+    "PASSWORD": _rules((0.8, secrets)),
+    "PHONE": _rules(
         (
             0.75,
-            pattern(
-                rf"{BEFORE}(?:\+[ (]?|00)[1-9](?:[ .\-/()]{{0,2}}[0-9]){{6,14}}"
-                rf"{AFTER}{_EXTENSION}"
+            numbered(
+                rf"(?:\+[ (]?|\(?\+|00)[1-9](?:[ .\-/()]{{0,2}}[0-9]){{6,14}}{AFTER}{_EXTENSION}",
+                least=7,
+                lead="+( ",
             ),
         ),
         (
             0.75,
-            pattern(
-                rf"{BEFORE}(?:1[ .\-]?)?(?:\([0-9]{{3}}\)[ .\-/]{{0,2}}|[0-9]{{3}}[ .\-/]{{1,2}})"
-                rf"[0-9]{{3}}[ .\-][0-9]{{4}}{AFTER}{_EXTENSION}"
+            numbered(
+                rf"(?:1[ .\-]?)?(?:\([0-9]{{3}}\)[ .\-/]{{0,2}}|[0-9]{{3}}[ .\-/]{{1,2}})"
+                rf"[0-9]{{3}}[ .\-][0-9]{{4}}{AFTER}{_EXTENSION}",
+                least=10,
+                lead="(",
             ),
         ),
         (0.6, trunk_phone),
-        (0.4, pattern(rf"{BEFORE}1?[2-9][0-9]{{2}}[2-9][0-9]{{6}}{AFTER}")),
+        (0.4, numbered(rf"1?[2-9][0-9]{{2}}[2-9][0-9]{{6}}{AFTER}", least=10)),
         (
             0.4,
-            pattern(rf"(?<![0-9])(?<![0-9]-)[0-9]{{3}}-[0-9]{{4}}(?![0-9]|-[0-9]){_EXTENSION}"),
+            numbered(
+                rf"(?<![0-9]-)[0-9]{{3}}-[0-9]{{4}}(?![0-9]|-[0-9]){_EXTENSION}",
+                least=7,
+            ),
         ),
         (
             0.5,
-            pattern(
-                r"(?<![A-Z])(?:phone|telephone|tel|mobile|cell|fax|pager|call|text|dial)"
-                rf"[^0-9\n$]{{0,15}}(?P<value>[0-9](?:[ \-]?[0-9]){{6,14}}){AFTER}"
+            numbered(
+                rf"[0-9](?:[ \-.()]{{0,2}}[0-9]){{5,14}}{AFTER}",
+                least=6,
+                lead="(",
+                back=rf"{_LETTER_BEFORE}(?:phone|telephone|tel|mobile|cell|fax|pager|call|text|dial|"
+                r"whatsapp|contact|reached? at|number is|answering at)[^0-9\n$]{0,15}",
             ),
         ),
     ),
-    "RECORD_NUMBER": (
-        (0.7, pattern(_CUE + _VALUE)),
-        (0.5, pattern(r"# ?" + _VALUE, needs="#")),
-        (0.5, pattern(rf"(?<![A-Z0-9])[A-Z]{{1,4}}[\-#]?[0-9]{{6,12}}{AFTER}")),
+    "RECORD_NUMBER": _rules(
+        (0.7, cued_as("RECORD_NUMBER")),
+        (0.5, pattern(r"# ?(?P<value>" + _VALUE + ")", needs="#")),
         (
             0.5,
-            pattern(
-                r"(?<![A-Z])(?:end(?:ing|s) (?:in|with|on)|last (?:4|four)(?: digits?)?)"
-                rf"[^0-9\n$]{{1,12}}(?P<value>[0-9]{{3,4}}){_NO_AMOUNT}"
+            numbered(
+                rf"[0-9]{{6,12}}{AFTER}",
+                least=6,
+                back=r"(?<![A-Z0-9])(?P<value>[A-Z]{1,4}[\-#]?)",
             ),
         ),
         # No sentence needs eight digits in a row; account and card numbers do.
-        (0.3, pattern(rf"{BEFORE}[0-9]{{8,}}")),
+        (0.3, numbered(r"[0-9]{8,}", least=8)),
     ),
-    "SSN": (
-        (0.85, pattern(rf"{BEFORE}[0-9]{{3}}(?P<s>[ .\-])[0-9]{{2}}(?P=s)[0-9]{{4}}{AFTER}")),
-        (
-            0.85,
-            pattern(
-                r"(?<![A-Z])(?:SSN|SIN|ITIN|social security)"
-                rf"[^0-9\n]{{0,20}}(?P<value>[0-9]{{9}}){AFTER}"
-            ),
-        ),
+    "ROUTING_NUMBER": _rules((0.8, cued_as("ROUTING_NUMBER")), (0.7, _routing)),
+    "SORT_CODE": _rules(
+        (0.85, cued_as("SORT_CODE")),
+        (0.5, numbered(rf"[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}(?![0-9\-])", least=6)),
     ),
+    "SSN": _rules(
+        (0.85, numbered(rf"[0-9]{{3}}(?P<s>[ .\-])[0-9]{{2}}(?P=s)[0-9]{{4}}{AFTER}", least=9)),
+        (0.85, cued_as("SSN")),
+        (0.85, _nino),
+    ),
+    "SWIFT": _rules((0.8, _swift)),
+    "VEHICLE": _rules((0.75, cued_as("VEHICLE")), (0.75, _PLATE)),
 }
