@@ -15,7 +15,18 @@ _SLOT = re.compile(r"\{([a-z_]+?)(\d*)\}")
 _HAN = "〇一二三四五六七八九"
 _RESIDENT_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CREDIT_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
-_UYGHUR = ("买买提", "艾力", "古丽娜尔", "阿卜杜拉", "吐尔逊", "热依汗", "帕提古丽", "努尔买买提", "木合塔尔", "阿依古丽")
+_UYGHUR = (
+    "买买提",
+    "艾力",
+    "古丽娜尔",
+    "阿卜杜拉",
+    "吐尔逊",
+    "热依汗",
+    "帕提古丽",
+    "努尔买买提",
+    "木合塔尔",
+    "阿依古丽",
+)
 
 
 class _Values:
@@ -57,7 +68,10 @@ class _Values:
     def mobile(self) -> str:
         number = str(self._fake.phone_number())
         return self._any(
-            number, number, f"{number[:3]} {number[3:7]} {number[7:]}", f"+86 {number}",
+            number,
+            number,
+            f"{number[:3]} {number[3:7]} {number[7:]}",
+            f"+86 {number}",
             f"{number[:3]}-{number[3:7]}-{number[7:]}",
         )
 
@@ -80,48 +94,79 @@ class _Values:
 
     def passport(self) -> str:
         return self._any(
-            f"E{self._digits('########')}", f"G{self._digits('########')}",
-            f"E{self._any(*'ABCDEFGH')}{self._digits('#######')}", f"C{self._digits('########')}",
-            f"H{self._digits('########')}", f"M{self._digits('##########')}",
+            f"E{self._digits('########')}",
+            f"G{self._digits('########')}",
+            f"E{self._any(*'ABCDEFGH')}{self._digits('#######')}",
+            f"C{self._digits('########')}",
+            f"H{self._digits('########')}",
+            f"M{self._digits('##########')}",
         )
 
     def plate(self) -> str:
         letter = self._any(*"ABCDEFGHJK")
         province = self._any(*"京津冀晋辽吉黑沪苏浙皖闽赣鲁豫鄂湘粤桂琼渝川贵云陕甘青宁新")
-        return province + letter + self._any(
-            self._digits("#####"), f"·{self._digits('#####')}", f"{self._any(*'ABCEFG')}{self._digits('####')}",
-            f"D{self._digits('#####')}", f"F{self._digits('#####')}",
+        return (
+            province
+            + letter
+            + self._any(
+                self._digits("#####"),
+                f"·{self._digits('#####')}",
+                f"{self._any(*'ABCEFG')}{self._digits('####')}",
+                f"D{self._digits('#####')}",
+                f"F{self._digits('#####')}",
+            )
         )
 
     def credit_code(self) -> str:
-        body = self._any("91", "92", "52", "12") + self._any("110105", "310115", "440305", "350100")
+        body = self._any("91", "92", "52", "12") + self._any(
+            "110105", "310115", "440305", "350100"
+        )
         body += "".join(self._any(*_CREDIT_ALPHABET) for _ in range(9))
         total = sum(_CREDIT_ALPHABET.index(c) * pow(3, i, 31) for i, c in enumerate(body))
         return body + _CREDIT_ALPHABET[-total % 31]
 
     def record(self) -> str:
         return self._any(
-            self._digits("00######"), self._digits("%######"), f"ZY{self._digits('########')}",
-            f"{self._digits('20######')}-{self._digits('##')}", f"M{self._digits('#######')}",
+            self._digits("00######"),
+            self._digits("%######"),
+            f"ZY{self._digits('########')}",
+            f"{self._digits('20######')}-{self._digits('##')}",
+            f"M{self._digits('#######')}",
         )
 
     def insured(self) -> str:
-        return self._any(self._digits("%#########"), f"A{self._digits('########')}", self._digits("%###########"))
+        return self._any(
+            self._digits("%#########"),
+            f"A{self._digits('########')}",
+            self._digits("%###########"),
+        )
 
     def licence(self) -> str:
         return self._any(self._digits("1101100000#####"), self._digits("2014#############"))
 
     def customer(self) -> str:
-        return self._any(self._digits("%#########"), f"KH{self._digits('#######')}", f"C-{self._digits('######')}")
+        return self._any(
+            self._digits("%#########"),
+            f"KH{self._digits('#######')}",
+            f"C-{self._digits('######')}",
+        )
 
     def device(self) -> str:
-        return self._any(f"SN{self._digits('########')}", f"PM-{self._digits('######')}", self._digits("86#############"))
+        return self._any(
+            f"SN{self._digits('########')}",
+            f"PM-{self._digits('######')}",
+            self._digits("86#############"),
+        )
 
     def routing(self) -> str:
         return self._digits("1021000#####")
 
     def password(self) -> str:
-        return self._any(self._digits("######"), f"{self._any('Abc', 'zhang', 'Qw')}{self._digits('####')}", "P@ss" + self._digits("###"))
+        return self._any(
+            self._digits("######"),
+            f"{self._any('Abc', 'zhang', 'Qw')}{self._digits('####')}",
+            "P@ss" + self._digits("###"),
+        )
 
     def tail(self) -> str:
         return self._digits("####")
@@ -139,7 +184,11 @@ class _Values:
         return str(self._fake.ipv4())
 
     def wechat(self) -> str:
-        return self._any(f"wx_{self._digits('######')}", self._digits("%########"), f"lily{self._digits('####')}")
+        return self._any(
+            f"wx_{self._digits('######')}",
+            self._digits("%########"),
+            f"lily{self._digits('####')}",
+        )
 
     def postcode(self) -> str:
         return self._digits("%#####")
@@ -150,10 +199,15 @@ class _Values:
     def date(self) -> str:
         day = self._fake.date_object()
         return self._any(
-            f"{day.year}年{day.month}月{day.day}日", f"{day.year}年{day.month:02}月{day.day:02}日",
-            f"{day.year}-{day.month:02}-{day.day:02}", f"{day.year}.{day.month}.{day.day}",
-            f"{day.year}/{day.month}/{day.day}", f"{day.month}月{day.day}日", f"{day.month}月{day.day}号",
-            f"{day.year}年{day.month}月", f"{day.year}{day.month:02}{day.day:02}",
+            f"{day.year}年{day.month}月{day.day}日",
+            f"{day.year}年{day.month:02}月{day.day:02}日",
+            f"{day.year}-{day.month:02}-{day.day:02}",
+            f"{day.year}.{day.month}.{day.day}",
+            f"{day.year}/{day.month}/{day.day}",
+            f"{day.month}月{day.day}日",
+            f"{day.month}月{day.day}号",
+            f"{day.year}年{day.month}月",
+            f"{day.year}{day.month:02}{day.day:02}",
             f"{_han_year(day.year)}年{_han(day.month)}月{_han(day.day)}日",
         )
 
@@ -161,24 +215,58 @@ class _Values:
         fake = self._fake
         street = f"{fake.last_name()}{self._any('家', '园', '山', '江', '新')}{self._any('路', '街', '大道', '巷')}"
         city = self._any(
-            "浙江省杭州市西湖区", "广东省深圳市南山区", "北京市朝阳区", "河南省郑州市金水区", "四川省成都市武侯区",
-            "江苏省南京市鼓楼区", "上海市浦东新区", "湖北省武汉市洪山区", "山东省济南市历下区", "陕西省西安市雁塔区",
-            "辽宁省沈阳市和平区", "新疆维吾尔自治区乌鲁木齐市天山区", "湖南省长沙县", "福建省晋江市",
+            "浙江省杭州市西湖区",
+            "广东省深圳市南山区",
+            "北京市朝阳区",
+            "河南省郑州市金水区",
+            "四川省成都市武侯区",
+            "江苏省南京市鼓楼区",
+            "上海市浦东新区",
+            "湖北省武汉市洪山区",
+            "山东省济南市历下区",
+            "陕西省西安市雁塔区",
+            "辽宁省沈阳市和平区",
+            "新疆维吾尔自治区乌鲁木齐市天山区",
+            "湖南省长沙县",
+            "福建省晋江市",
         )
         house = self._any(
-            f"{self._digits('%#')}号", f"{self._digits('%##')}号{self._digits('%')}幢{self._digits('%')}单元{self._digits('%0%')}室",
-            f"{self._digits('%')}号院{self._digits('%')}号楼{self._digits('%0%')}", f"{self._digits('%#')}弄{self._digits('%')}号{self._digits('%0%')}室",
+            f"{self._digits('%#')}号",
+            f"{self._digits('%##')}号{self._digits('%')}幢{self._digits('%')}单元{self._digits('%0%')}室",
+            f"{self._digits('%')}号院{self._digits('%')}号楼{self._digits('%0%')}",
+            f"{self._digits('%#')}弄{self._digits('%')}号{self._digits('%0%')}室",
             f"{self._any('阳光', '翠苑', '金色', '锦绣')}{self._any('小区', '花园', '家园')}{self._digits('%')}栋{self._digits('%0%')}",
         )
-        return self._any(city + street + house, city + street + house, city[3:] + street + house, street + self._digits("%#") + "号")
+        return self._any(
+            city + street + house,
+            city + street + house,
+            city[3:] + street + house,
+            street + self._digits("%#") + "号",
+        )
 
     def village(self) -> str:
-        return self._any("河北省邯郸市永年县", "安徽省阜阳市临泉县", "甘肃省定西市陇西县") + self.surname() + self._any(
-            "家村", "庄村", "集镇", "店乡"
-        ) + self._any("", f"{self._digits('%')}组", f"{self._digits('%#')}号")
+        return (
+            self._any("河北省邯郸市永年县", "安徽省阜阳市临泉县", "甘肃省定西市陇西县")
+            + self.surname()
+            + self._any("家村", "庄村", "集镇", "店乡")
+            + self._any("", f"{self._digits('%')}组", f"{self._digits('%#')}号")
+        )
 
     def city(self) -> str:
-        return self._any("杭州", "深圳市", "郑州", "成都市", "大连", "青岛市", "昆明", "义乌市", "邯郸", "厦门市", "苏州", "海淀区")
+        return self._any(
+            "杭州",
+            "深圳市",
+            "郑州",
+            "成都市",
+            "大连",
+            "青岛市",
+            "昆明",
+            "义乌市",
+            "邯郸",
+            "厦门市",
+            "苏州",
+            "海淀区",
+        )
 
 
 _TYPES = {
@@ -265,7 +353,9 @@ def _luhn(digits: str) -> bool:
 
 def _han(number: int) -> str:
     tens, ones = divmod(number, 10)
-    return ("" if tens == 0 else "十" if tens == 1 else _HAN[tens] + "十") + (_HAN[ones] if ones else "")
+    return ("" if tens == 0 else "十" if tens == 1 else _HAN[tens] + "十") + (
+        _HAN[ones] if ones else ""
+    )
 
 
 def _han_year(year: int) -> str:

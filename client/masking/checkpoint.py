@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from privacy.durable import sync_folder
 from privacy.errors import ConfigError
 
 COMMIT_BYTES = 8 * 1024 * 1024
+COMMIT_S = 2.0
 
 
 class Output:
@@ -66,7 +68,7 @@ class Output:
             raise
         self._file.truncate(self._num_bytes)
         self._file.seek(self._num_bytes)
-        self._uncommitted = 0
+        self._uncommitted, self._committed_at = 0, time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +127,8 @@ class Output:
         self._file.write(rows)
         self._num_bytes += len(rows)
         self._uncommitted += len(rows)
-        if self._uncommitted >= COMMIT_BYTES:
+        slow = time.monotonic() - self._committed_at >= COMMIT_S
+        if slow or self._uncommitted >= COMMIT_BYTES:
             self.commit()
 
     def commit(self) -> None:
@@ -146,7 +149,7 @@ class Output:
             },
         }
         _replace_private(self._done, json.dumps(state).encode())
-        self._uncommitted = 0
+        self._uncommitted, self._committed_at = 0, time.monotonic()
 
     def finish(self) -> None:
         """All rows are there: give the output its name."""

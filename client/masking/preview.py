@@ -37,7 +37,7 @@ def as_terminal(rows: Sequence[Row], *, width: int, colours: bool) -> Iterator[s
     """Lines of the preview, at most `width` columns wide."""
     half = max(10, (width - len(_GAP)) // 2)
     for where, pieces in rows:
-        yield f"── {where} ".ljust(width, "─")
+        yield f"── {_plain(where)} ".ljust(width, "─")
         left = _wrapped([(piece.original, piece.entity_type) for piece in pieces], half)
         right = _wrapped([(piece.masked, piece.entity_type) for piece in pieces], half)
         for number in range(max(len(left), len(right))):
@@ -104,6 +104,7 @@ def _colour(entity_type: str) -> str:
 
 def as_page(rows: Sequence[Row], title: str) -> str:
     """One HTML page that needs nothing beside it."""
+    title = _plain(title)
     hues = "".join(
         f".t{number}{{background:hsl({number * 47 % 360} 75% 82%)}}"
         for number in range(len(ENTITY_TYPES))
@@ -121,7 +122,7 @@ def as_page(rows: Sequence[Row], title: str) -> str:
     body = [
         tag(
             "tr",
-            tag("th", where, scope="row"),
+            tag("th", _plain(where), scope="row"),
             tag("td", *(_marked(piece.original, piece) for piece in pieces)),
             tag("td", *(_marked(piece.masked, piece) for piece in pieces)),
         )
@@ -133,9 +134,7 @@ def as_page(rows: Sequence[Row], title: str) -> str:
         tag("th", "Original", scope="col"),
         tag("th", "Masked", scope="col"),
     )
-    warning = (
-        "This page holds records of the institution, unmasked: it is as confidential as they are."
-    )
+    warning = "This page holds records, unmasked: it is as confidential as they are."
     page = join(
         tag("h1", title),
         tag("p", warning),
@@ -144,11 +143,16 @@ def as_page(rows: Sequence[Row], title: str) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{page}</body></html>\n'
 
 
+def _plain(text: str) -> str:
+    return "".join(_shown(character) for character in text)
+
+
 def _marked(text: str, piece: Piece) -> Html:
+    shown = "".join(c if c == "\n" else _shown(c) for c in text)
     if piece.entity_type is None:
-        return join(text)
+        return join(shown)
     number = ENTITY_TYPES.index(piece.entity_type)
-    return tag("mark", text, class_=f"t{number}", title=piece.entity_type)
+    return tag("mark", shown, class_=f"t{number}", title=piece.entity_type)
 
 
 def write_page(path: Path, page: str) -> None:

@@ -1,8 +1,8 @@
 """One row of a file: every text in it masked, or one field masked beside the original.
 
 A row is a JSON object. Every string in it is masked at any depth, and every number in which
-personal data is found becomes a masked string; only fields that the operator names are left as they
-are. With a field for spans the row is kept as it is instead, and gets `masked` and `spans`.
+personal data is found becomes a masked string; only fields that the operator names are left as
+they are. With a field for spans the row is kept as it is instead, and gets `masked` and `spans`.
 
 An error names the file and the line and never quotes it.
 """
@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 
 from privacy.errors import ConfigError, MaskingError
 from privacy.masking.config import MaskingConfig
@@ -20,6 +21,8 @@ from privacy.masking.replace import Replacer
 from privacy.masking.surrogates import SurrogateKey
 
 _MAX_QUOTED_NAME = 60
+_SHORT_TEXT = 40
+_CACHED_TEXTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +94,8 @@ class RowMasker:
         self._settings = settings
         self._detector = Detector(settings.masking)
         self._replacer = Replacer(settings.masking, settings.key)
+        # Labels, codes and flags repeat; to look through one costs a call of all recognisers.
+        self._find_short = lru_cache(maxsize=_CACHED_TEXTS)(self._detector.find)
 
     def mask_line(self, line: bytes, number: int, stats: RowStats) -> bytes:
         """The masked row as one line with its end.
@@ -119,6 +124,9 @@ class RowMasker:
             raise ConfigError(f"{where}: expected numbers that JSON can hold") from None
         return written.encode() + b"\n"
 
+    def _find(self, text: str) -> list[Span]:
+        return self._find_short(text) if len(text) <= _SHORT_TEXT else self._detector.find(text)
+
     def pieces(self, text: str, subject: str) -> list[Piece]:
         """`text` cut where masking begins and ends."""
         pieces, end = [], 0
@@ -132,9 +140,8 @@ class RowMasker:
                 ),
             ]
             end = span.end
-        return [
-            piece for piece in [*pieces, Piece(text[end:], text[end:], None)] if piece.original
-        ]
+        pieces.append(Piece(text[end:], text[end:], None))
+        return [piece for piece in pieces if piece.original]
 
     def preview(self, line: bytes, number: int) -> Iterator[tuple[str, list[Piece]]]:
         """Name and pieces of each text at the top of a row, the kept ones left out."""
@@ -171,7 +178,7 @@ class RowMasker:
                 f"{where}: expected no field {taken[0]}, got one",
                 hint="this file was masked already; begin from the original",
             )
-        spans = self._detector.find(text)
+        spans = self._find(text)
         _count(stats, text, spans)
         row["masked"] = self._replacer.replace(text, spans, subject=subject)
         row["spans"] = [
@@ -194,7 +201,7 @@ class RowMasker:
         return value
 
     def _mask_text(self, text: str, subject: str, stats: RowStats) -> str:
-        spans = self._detector.find(text)
+        spans = self._find(text)
         _count(stats, text, spans)
         return self._replacer.replace(text, spans, subject=subject)
 

@@ -62,7 +62,7 @@ class InputFile:
         """
         try:
             with self._path.open("rb") as raw:
-                opened = gzip.open(raw, "rb") if self._is_gzip else raw
+                opened = gzip.GzipFile(fileobj=raw) if self._is_gzip else raw
                 number = 0
                 while line := opened.readline(MAX_LINE_BYTES + 1):
                     number += 1
@@ -129,7 +129,7 @@ def mask_lines(
     Without an output the rows are counted and forgotten.
 
     Raises:
-      ConfigError: A line is no row. Every row before it is in the output.
+      ConfigError: A line is no row; what was done before its chunk is kept.
       MaskingError: A recogniser failed.
     """
     stats = RowStats() if output is None else output.stats

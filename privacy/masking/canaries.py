@@ -5,8 +5,8 @@ the same version runs: it follows from the sentences and values in `privacy.mask
 digest stands in the plan, so the coordinator signs it when it offers the plan and each site when
 it writes what it found; a site with another set trains nothing.
 
-A canary counts as found when every character of its value is masked, under whatever type: what
-matters is that nothing of it is left. Recall is given with its Wilson interval (E. B. Wilson,
+A canary counts as found when every letter and digit of its value is masked, under whatever type:
+what matters is that nothing of it is left but a `+` or a bracket. Recall is given with its Wilson interval (E. B. Wilson,
 1927): of 40 found in 40, the truth may still be 91 %. A site may add notes of its own, with spans
 that people marked. They count too, but say something about records, so their figures stay there.
 
@@ -143,7 +143,9 @@ def measure(find: Find, notes: Iterable[LabelledNote], types: Sequence[str]) -> 
         for start, end, entity_type in looked_for:
             count = counts.setdefault((entity_type, note.source), [0, 0])
             count[0] += 1
-            count[1] += covered.issuperset(range(start, end))
+            count[1] += all(
+                place in covered or not note.text[place].isalnum() for place in range(start, end)
+            )
     return sorted(
         Recall(entity_type, source, num_planted, num_found)
         for (entity_type, source), (num_planted, num_found) in counts.items()

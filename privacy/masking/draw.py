@@ -1,7 +1,7 @@
 """Numbers that a key alone decides: the same for the same value, unrelated under another key.
 
-The seed is the HMAC-SHA-256 (RFC 2104) of the kind of value and the value in its plainest
-spelling; each draw takes eight bytes of HMAC(seed, counter). Without the key nobody can tell which value a
+The seed is the HMAC-SHA-256 (RFC 2104) of a value's kind and the value in its plainest spelling;
+each draw takes eight bytes of HMAC(seed, counter). Without the key nobody can tell which value a
 surrogate came from, nor compute the surrogate of a value that they guess. Format-preserving
 encryption is not used: nothing here can be turned back, and FF3 was withdrawn by NIST in 2025.
 """

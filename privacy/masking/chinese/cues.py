@@ -31,11 +31,23 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         r"api[ _\-]?key|access[ _\-]?key",
         r"(?=[!-~]{4})[A-Z0-9!@#$%^&*_+~?./\\\-]{3,63}[A-Z0-9!@#$%^&*_+~?]",
     ),
-    ("CVV", r"CVV2?|CVC2?|CVN2?|安全码|(?:后|末)三位(?:数字?)?|校验三位", r"[0-9]{3,4}(?![0-9.%])"),
-    ("SWIFT", r"SWIFT(?:代?码|号)?|BIC(?:代码)?|国际汇款代码|银行国际代码", r"[A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?(?![A-Z0-9])"),
+    (
+        "CVV",
+        r"CVV2?|CVC2?|CVN2?|安全码|(?:后|末)三位(?:数字?)?|校验三位",
+        r"[0-9]{3,4}(?![0-9.%])",
+    ),
+    (
+        "SWIFT",
+        r"SWIFT(?:代?码|号)?|BIC(?:代码)?|国际汇款代码|银行国际代码",
+        r"[A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?(?![A-Z0-9])",
+    ),
     ("SORT_CODE", r"分行代码|分行号|清算代码|sort code", r"[0-9]{2}-?[0-9]{2}-?[0-9]{2}(?![0-9])"),
     ("SSN", r"社会安全号码?|社安号码?|SSN", r"[0-9]{3}-?[0-9]{2}-?[0-9]{4}(?![0-9])"),
-    ("ROUTING_NUMBER", r"(?:联行|银行|支付|清算)行?号|行号|CNAPS(?:号|码|代码)?", r"[0-9]{8,14}(?![0-9])"),
+    (
+        "ROUTING_NUMBER",
+        r"(?:联行|银行|支付|清算)行?号|行号|CNAPS(?:号|码|代码)?",
+        r"[0-9]{8,14}(?![0-9])",
+    ),
     (
         "SOCIAL_CREDIT_CODE",
         r"信用代码|机构代码|纳税人?识别号|税号|税务登记证号?|工商注册号?|注册号",
@@ -61,7 +73,11 @@ _CUES: tuple[tuple[str, str, str], ...] = (
         rf"(?:护照|通行证|台胞证|回乡证|居留许可|居留证|居住证|永居证|签证|海员证|旅行证|护照证件){_NUMBER}?",
         _CODE,
     ),
-    ("VEHICLE", rf"车架{_NUMBER}?|车辆识别代{_NUMBER}|发动机{_NUMBER}|VIN码?|车牌{_NUMBER}?|号牌{_NUMBER}", _CODE),
+    (
+        "VEHICLE",
+        rf"车架{_NUMBER}?|车辆识别代{_NUMBER}|发动机{_NUMBER}|VIN码?|车牌{_NUMBER}?|号牌{_NUMBER}",
+        _CODE,
+    ),
     (
         "DEVICE_ID",
         rf"(?:设备|仪器|终端|机身|产品|器械|起搏器|支架|植入物|假体|呼吸机|监护仪|泵|机具|机器){_NUMBER}|序列号|IMEI码?|IMSI|ICCID|UDI|MEID|MAC地址|S/N|SN码?",
@@ -97,7 +113,11 @@ _CUES: tuple[tuple[str, str, str], ...] = (
     ),
 )
 _COMPILED = tuple(
-    (entity_type, re.compile(rf"(?:(?<![A-Z])|(?=[^A-Z]))(?:{cue})\Z", ANY), re.compile(value, ANY))
+    (
+        entity_type,
+        re.compile(rf"(?:(?<![A-Z])|(?=[^A-Z]))(?:{cue})\Z", ANY),
+        re.compile(value, ANY),
+    )
     for entity_type, cue, value in _CUES
 )
 # The last characters of all cues: most values stand behind none of them.

@@ -28,9 +28,7 @@ def read_surnames() -> dict[str, float]:
     """Each surname's log share."""
     common, others, doubled = _lines("surnames.txt")
     norm = sum(1 / (rank + 4) for rank in range(len(common)))
-    scores = {
-        name: _RANK_1 - math.log((rank + 4) * norm) for rank, name in enumerate(common)
-    }
+    scores = {name: _RANK_1 - math.log((rank + 4) * norm) for rank, name in enumerate(common)}
     for rank, name in enumerate(dict.fromkeys(others)):
         scores.setdefault(name, _RANK_2 - math.log(len(others)) - rank / len(others))
     two = doubled.split()

@@ -58,7 +58,9 @@ def _given(words: Iterable[tuple[str, int, str]]) -> dict[str, Counter[str]]:
 
 
 def _write_given(counts: Mapping[str, Counter[str]]) -> None:
-    lines = ["# Characters of given names by their log share, alone, first or second. Source: jieba's names."]
+    lines = [
+        "# Characters of given names by their log share, alone, first or second. Source: jieba's names."
+    ]
     for place, counter in counts.items():
         total = sum(counter.values())
         by_score: defaultdict[float, list[str]] = defaultdict(list)
@@ -77,7 +79,9 @@ def _write_words(words: Iterable[tuple[str, int, str]], given: Mapping[str, Coun
         if count < _LEAST_COUNT.get(len(word), math.inf) or _is_name(word, tag, surnames, given):
             continue
         by_score[round(math.log(count / total) * 2) / 2].append(word)
-    lines = ["# Words by their log share. Source: dict.txt of jieba 0.42.1, MIT, (c) 2013 Sun Junyi."]
+    lines = [
+        "# Words by their log share. Source: dict.txt of jieba 0.42.1, MIT, (c) 2013 Sun Junyi."
+    ]
     for score, kept in sorted(by_score.items(), reverse=True):
         kept.sort()
         lines += [

@@ -16,7 +16,12 @@ from privacy.masking.patterns import Place, Rules, pattern
 _RUN = re.compile(r"[\u4e00-\u9fff〇]+")
 # Log odds of a name at any place, and what its surroundings add.
 _ANYWHERE, _CUE_BEFORE, _CUE_AFTER, _ROLE, _FIELD_BEGINS, _FIELD_FILLED = (
-    -3.0, 4.5, 4.0, 1.5, 3.5, 5.0,
+    -3.0,
+    4.5,
+    4.0,
+    1.5,
+    3.5,
+    5.0,
 )
 # What makes a name less likely: a surname that mostly is a word of grammar, such a word at the end.
 _GRAMMAR_FIRST, _GRAMMAR_LAST = -4.5, -4.0
@@ -56,13 +61,21 @@ _TITLE = re.compile(
     r"先生|女士|小姐|太太|夫人|同志|医生|医师|大夫|副?主任|副?教授|护士|护师|老师|经理|行长|柜员|书记|院长|院士|博士|律师|师傅|校长|董事|局长|部长|处长|科长|"
     r"队长|教练|阿姨|叔叔|大爷|大妈|大娘|大姐|大哥|大叔|奶奶|爷爷|伯伯|老板|秘书|主管|专员|客户经理|[总工](?![\u4e00-\u9fff])|氏(?![\u4e00-\u9fff])"
 )
-_SOMEBODY_RE = re.compile(r"某{1,2}[甲乙丙丁]?(?![日年月种些时地处院市省县区公医])|[X×*＊○]{1,3}(?![X×*＊○A-Za-z0-9])")
+_SOMEBODY_RE = re.compile(
+    r"某{1,2}[甲乙丙丁]?(?![日年月种些时地处院市省县区公医])|[X×*＊○]{1,3}(?![X×*＊○A-Za-z0-9])"
+)
 # Surnames that mostly are words of grammar: names only where a cue or a title says so.
-_GRAMMAR = frozenset("连那和都但查祝时应解管平常满向于相严原明白因自由从与及为以并从元强信同随后前成须益干帅支能通达展巩麻")
+_GRAMMAR = frozenset(
+    "连那和都但查祝时应解管平常满向于相严原明白因自由从与及为以并从元强信同随后前成须益干帅支能通达展巩麻"
+)
 # Last characters that rather begin the next word.
-_NEXT_WORD = frozenset("于在因的说和与是已曾为将被等及从向经行有无来去到自就也都又还要请入出住即现予给让叫年月日第某诉称")
+_NEXT_WORD = frozenset(
+    "于在因的说和与是已曾为将被等及从向经行有无来去到自就也都又还要请入出住即现予给让叫年月日第某诉称"
+)
 # Surnames that 小 or 老 before them makes a name; with others it is a word too often (小叶, 小石).
-_FAMILIAR_SURNAMES = frozenset("王李张刘陈杨赵吴周徐孙朱胡郭何林罗郑梁宋唐韩邓冯曹彭曾肖董潘袁蔡蒋杜魏苏吕丁卢姚沈姜崔谭陆廖贾邹邱侯薛")
+_FAMILIAR_SURNAMES = frozenset(
+    "王李张刘陈杨赵吴周徐孙朱胡郭何林罗郑梁宋唐韩邓冯曹彭曾肖董潘袁蔡蒋杜魏苏吕丁卢姚沈姜崔谭陆廖贾邹邱侯薛"
+)
 # Names of Uyghurs, Kazakhs, Mongols, Tibetans and foreigners, by the characters that write them.
 _SOUNDS = (
     "阿艾爱安奥合杜则拜尕旦巴白班包保贝本比毕彼边别波伯勃博卜布查昌楚茨次达大代戴丹旦当道德登迪底蒂丁顿多厄恩尔伐法凡菲费芬夫弗福富噶盖甘干冈戈哥格葛根工贡古圭哈海汉豪赫亨洪胡华霍基及吉济加佳贾"
@@ -121,9 +134,7 @@ def _names_in(text: str, begin: int, end: int) -> list[Place]:
     return [(begin + start, begin + stop) for start, stop in _read(model.words, run, candidates)]
 
 
-def _likely(
-    model: _Model, text: str, begin: int, run: str
-) -> dict[int, list[tuple[int, float]]]:
+def _likely(model: _Model, text: str, begin: int, run: str) -> dict[int, list[tuple[int, float]]]:
     """By their start, the names that score more than the same characters one by one.
 
     The others stand in no best reading, whatever is around them.
@@ -186,7 +197,11 @@ def _candidates(
         if share is None or len(surname) < size:
             continue
         grammar = surname in _GRAMMAR
-        here = _ANYWHERE + share + (min(told, _ROLE) + _GRAMMAR_FIRST if grammar and not field else told)
+        here = (
+            _ANYWHERE
+            + share
+            + (min(told, _ROLE) + _GRAMMAR_FIRST if grammar and not field else told)
+        )
         stop = start + size
         if somebody := _SOMEBODY_RE.match(text, begin + stop):
             if not grammar:
@@ -242,6 +257,9 @@ def _after(text: str, stop: int) -> float:
 RULES: Rules = {
     "PERSON": (
         (0.6, find_names),
-        (0.6, pattern(r"(?:我|他|她|您|本人|免贵|贵)姓(?P<value>[\u4e00-\u9fff])(?![名氏什啥么何])")),
+        (
+            0.6,
+            pattern(r"(?:我|他|她|您|本人|免贵|贵)姓(?P<value>[\u4e00-\u9fff])(?![名氏什啥么何])"),
+        ),
     ),
 }

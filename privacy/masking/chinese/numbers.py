@@ -42,11 +42,19 @@ RULES: Rules = {
     "CREDIT_CARD": (
         # UnionPay's cards, whatever the check digit says: account numbers written as cards.
         (0.6, pattern(rf"{BEFORE}62[0-9]{{14,17}}{AFTER}")),
-        (0.6, pattern(rf"{BEFORE}62[0-9]{{2}}(?:[ \-][0-9]{{4}}){{3}}(?:[ \-][0-9]{{1,3}})?{AFTER}")),
+        (
+            0.6,
+            pattern(rf"{BEFORE}62[0-9]{{2}}(?:[ \-][0-9]{{4}}){{3}}(?:[ \-][0-9]{{1,3}})?{AFTER}"),
+        ),
     ),
     "PASSPORT": (
         # Passports (E, G; P, S, D of officials), permits to and from Hong Kong, Macao and Taiwan.
-        (0.6, pattern(rf"{_NO_LETTER}(?:[EGHMCWTLK][0-9]{{8}}|[ECK][A-HJ-NP-Z][0-9]{{7}}){_NO_MORE}")),
+        (
+            0.6,
+            pattern(
+                rf"{_NO_LETTER}(?:[EGHMCWTLK][0-9]{{8}}|[ECK][A-HJ-NP-Z][0-9]{{7}}){_NO_MORE}"
+            ),
+        ),
         (0.6, pattern(rf"{_NO_LETTER}(?:[DSP]E?[0-9]{{7,8}}|M[AB][0-9]{{7}}){_NO_MORE}")),
         (0.6, pattern(rf"{_NO_LETTER}[HM][0-9]{{10}}{_NO_MORE}")),
         # Permanent residence of foreigners, the form before 2023: nationality and twelve digits.
@@ -78,7 +86,12 @@ RULES: Rules = {
                 rf"[2-8][0-9]{{2,3}}[ \-]?[0-9]{{4}}{AFTER}{_EXTENSION}"
             ),
         ),
-        (0.7, pattern(rf"{BEFORE}[48]00(?:[ \-]?[0-9]{{3}}[ \-]?[0-9]{{4}}|-[0-9]{{4}}-[0-9]{{3}}){AFTER}")),
+        (
+            0.7,
+            pattern(
+                rf"{BEFORE}[48]00(?:[ \-]?[0-9]{{3}}[ \-]?[0-9]{{4}}|-[0-9]{{4}}-[0-9]{{3}}){AFTER}"
+            ),
+        ),
     ),
     "RESIDENT_ID": (
         (
@@ -89,7 +102,13 @@ RULES: Rules = {
                 check=_resident_id,
             ),
         ),
-        (0.7, pattern(rf"{BEFORE}[1-8][0-9]{{5}}[0-9]{{2}}[01][0-9][0-3][0-9]{{4}}{AFTER}", check=_old_resident_id)),
+        (
+            0.7,
+            pattern(
+                rf"{BEFORE}[1-8][0-9]{{5}}[0-9]{{2}}[01][0-9][0-3][0-9]{{4}}{AFTER}",
+                check=_old_resident_id,
+            ),
+        ),
         # A slip of the pen in the check character hides no birthday.
         (
             0.55,
@@ -122,6 +141,11 @@ RULES: Rules = {
             ),
         ),
         (0.7, pattern(rf"使[0-9]{{3}}[ ·\-]?[0-9]{{3}}{AFTER}|[0-9]{{3}}[ ·\-]?[0-9]{{3}}使")),
-        (0.7, pattern(rf"(?<![A-Z])WJ[ ·\-]?[{_PLATE_PROVINCES}]?[ ·\-]?[0-9]{{4}}[0-9XBTSHJD]{_NO_MORE}")),
+        (
+            0.7,
+            pattern(
+                rf"(?<![A-Z])WJ[ ·\-]?[{_PLATE_PROVINCES}]?[ ·\-]?[0-9]{{4}}[0-9XBTSHJD]{_NO_MORE}"
+            ),
+        ),
     ),
 }

@@ -25,7 +25,9 @@ _ESTATE = (
     r"苑|府|湾|庭|城|园|坊|居|轩|阁"
 )
 _COUNT = r"[0-9A-Za-z一二三四五六七八九十百零〇甲乙丙丁东南西北附#之\-]{1,10}"
-_UNIT = r"号院|号楼|号|栋|幢|座|单元|室|楼|层|弄|巷|组|队|社|户|门|村民小组|街坊|区|期|房|支弄|排|库"
+_UNIT = (
+    r"号院|号楼|号|栋|幢|座|单元|室|楼|层|弄|巷|组|队|社|户|门|村民小组|街坊|区|期|房|支弄|排|库"
+)
 _NUMBERED = rf"第?{_COUNT}(?:{_UNIT})"
 _CHAIN = re.compile(
     rf"(?:(?:{_PART}){{1,8}}?(?:{_ADMINISTRATIVE}|{_STREET})(?![院科期管员长民场值盈净况售价])|"
@@ -51,7 +53,9 @@ _WORDS_TOO = frozenset(
     "枝江 钟祥 资兴 文山 怀化 自贡 吴忠 长治 平顶山 丰城 五常 磐石 北票 盖州 大石桥 金华 丽水 丹东 景洪 临江 永城 汉川 中江 敦化 通化 临夏 桐乡 合山 红河 双鸭山 定西 天水 海南 海北 海西 黄南 "
     "四平 山南 吉林 铁门关 可克达拉 双河 昆玉 北屯 河池 广安 池州 凉山 甘南 黄石 白山 白城 白河 武安 南宫 安丘 高密 高邮 江阴 五大连池 绥芬河".split()
 )
-_NOT_ALONE = frozenset("城区 郊区 矿区 东区 西区 应县 和县 成县 道县 费县 户县 房县 代县 单县 易县 兴县 新县".split())
+_NOT_ALONE = frozenset(
+    "城区 郊区 矿区 东区 西区 应县 和县 成县 道县 费县 户县 房县 代县 单县 易县 兴县 新县".split()
+)
 
 
 class _Gazetteer:
@@ -63,7 +67,9 @@ class _Gazetteer:
         self.full = (levels["prefecture"] | levels["county"]) - _NOT_ALONE
         self.full |= frozenset("北京市 上海市 天津市 重庆市".split())
         self.full |= {
-            lexicon.short_name(name) + "州" for name in levels["prefecture"] if name.endswith("自治州")
+            lexicon.short_name(name) + "州"
+            for name in levels["prefecture"]
+            if name.endswith("自治州")
         }
         self.longest = max(map(len, self.full))
         short = {lexicon.short_name(name) for name in levels["prefecture"]}
@@ -73,7 +79,8 @@ class _Gazetteer:
         begins = "".join(sorted({name[0] for name in self.short}))
         self.begins = re.compile(f"[{begins}]")
         provinces = sorted(
-            {*levels["province"], *(lexicon.short_name(name) for name in levels["province"])}, key=len
+            {*levels["province"], *(lexicon.short_name(name) for name in levels["province"])},
+            key=len,
         )
         self.before = re.compile(rf"(?:{'|'.join(reversed(provinces))})[ ]?$")
         self.provinces = frozenset(provinces)
@@ -120,7 +127,11 @@ def _short_names(text: str) -> Iterator[Place]:
             continue
         for size in (4, 3, 2):
             stop = start + size
-            if stop <= len(text) and text[start:stop] in places.short and not _crossed(places, text, start, stop):
+            if (
+                stop <= len(text)
+                and text[start:stop] in places.short
+                and not _crossed(places, text, start, stop)
+            ):
                 free = stop
                 yield start, stop
                 break
@@ -149,7 +160,9 @@ def _cued(text: str) -> Iterator[Place]:
         told = cue.group()[-1] in ":："
         if stop == start and told:
             value = _TO_DELIMITER.match(text, start)
-            if value and (len(value.group()) <= 8 or re.search(r"[路街村镇乡区县市号栋]", value.group())):
+            if value and (
+                len(value.group()) <= 8 or re.search(r"[路街村镇乡区县市号栋]", value.group())
+            ):
                 stop = value.end()
         if stop > start:
             yield start, stop
@@ -187,9 +200,16 @@ RULES: Rules = {
         ),
         (
             0.6,
-            pattern(r"(?<![0-9A-Za-z.])[0-9A-Za-z]{1,4}(?:栋|幢|号楼|座)[0-9A-Za-z]{1,3}(?:单元|门|层|楼)[0-9A-Za-z]{0,5}(?:室|户|号|房)?"),
+            pattern(
+                r"(?<![0-9A-Za-z.])[0-9A-Za-z]{1,4}(?:栋|幢|号楼|座)[0-9A-Za-z]{1,3}(?:单元|门|层|楼)[0-9A-Za-z]{0,5}(?:室|户|号|房)?"
+            ),
         ),
-        (0.6, pattern(r"(?<![0-9A-Za-z.])[0-9A-Za-z]{1,4}(?:栋|幢|号楼|单元)[0-9A-Za-z]{3,5}(?:室|户|号|房)?")),
+        (
+            0.6,
+            pattern(
+                r"(?<![0-9A-Za-z.])[0-9A-Za-z]{1,4}(?:栋|幢|号楼|单元)[0-9A-Za-z]{3,5}(?:室|户|号|房)?"
+            ),
+        ),
         (0.7, pattern(r"(?:邮编|邮政编码|邮码|邮区)[ :：为是]{0,4}(?P<value>[0-9]{6})(?![0-9])")),
     ),
 }

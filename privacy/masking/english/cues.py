@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from privacy.masking.english.words import plain_word, words
 from privacy.masking.patterns import Place
 
-TITLES = frozenset({"dr", "mr", "mrs", "ms", "miss", "prof", "professor", "sir", "mister", "drs", "mx"})
+TITLES = frozenset(
+    {"dr", "mr", "mrs", "ms", "miss", "prof", "professor", "sir", "mister", "drs", "mx"}
+)
 PLACE_NOUNS = frozenset(
     "hospital clinic center centre infirmary hospice university college institute school "
     "street avenue road boulevard lane drive county city township village parish church "
@@ -77,7 +79,9 @@ _LABELLED = re.compile(
     r"[Ee]mergency [Cc]ontact|(?:[Mm]other|[Ff]ather)'s [Nn]ame)\s?:)"
     rf"[ \t]*(?P<names>{_SEQUENCE})(?=[ \t]*(?:$|\n|,|;|\.|\())"
 )
-_CREDENTIALS = re.compile(r",? {1,2}(?:M\.?D|D\.?O|R\.?N|Ph\.?D|D\.?D\.?S|F\.?A\.?C\.?[SP]|N\.?P|P\.?A-C)\b")
+_CREDENTIALS = re.compile(
+    r",? {1,2}(?:M\.?D|D\.?O|R\.?N|Ph\.?D|D\.?D\.?S|F\.?A\.?C\.?[SP]|N\.?P|P\.?A-C)\b"
+)
 _BEFORE_CREDENTIALS = re.compile(
     r"(?<![\w])[A-Z][\w'\u2019\-]+ (?:[A-Z]\.? )?[A-Z][\w'\u2019\-]+$"
 )

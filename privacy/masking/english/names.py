@@ -131,7 +131,9 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
         if word.kind in ("first", "last", "place", "unknown"):
             if _is_thing(text, word, lists):
                 continue
-            is_place = word.kind == "place" or (word.kind == "unknown" and _after_place(text, word))
+            is_place = word.kind == "place" or (
+                word.kind == "unknown" and _after_place(text, word)
+            )
             word.masked = "LOCATION" if is_place else "PERSON"
         elif word.kind == "title":
             _mask_titled(text, found, index)
@@ -223,9 +225,7 @@ def _stands_as_name(text: str, word: _Word) -> bool:
     )
 
 
-_BEFORE_FACILITY = re.compile(
-    rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$"
-)
+_BEFORE_FACILITY = re.compile(rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$")
 
 
 def _mask_facility(text: str, found: list[_Word], index: int) -> None:
@@ -242,9 +242,7 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
         return
     parts = [w for w in found[max(0, index - 8) : index] if w.start >= begin]
     named = any(word.masked or word.kind in ("prefix", "either", "surname") for word in parts)
-    generic = all(
-        part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split()
-    )
+    generic = all(part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split())
     before = _LAST_WORD.search(text, max(0, begin - 12), begin)
     inside = before is not None and before[1] in ("at", "to", "from", "in", "by", "of", "our")
     if any(word.masked for word in parts) or (inside and not generic and named):
@@ -285,4 +283,3 @@ def _joined(text: str, places: list[Place]) -> Iterator[Place]:
         begin, end = start, stop
     if begin >= 0:
         yield begin, end
-

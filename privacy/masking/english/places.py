@@ -33,15 +33,15 @@ _UNIT_BEFORE = re.compile(
     ANY,
 )
 _UNITS = re.compile(r"(?:apt|apartment|suite|ste|flat|p\.? ?o\.? ?box)\.? ?#?$", ANY)
-_ZIP_BEFORE = re.compile(rf"(?:(?<![A-Za-z]){STATES}\.?,? |(?:zip|post(?:al)?)[ -]?code[^0-9\n]{{0,12}}|\bzip[^0-9\n]{{0,6}})$")
+_ZIP_BEFORE = re.compile(
+    rf"(?:(?<![A-Za-z]){STATES}\.?,? |(?:zip|post(?:al)?)[ -]?code[^0-9\n]{{0,12}}|\bzip[^0-9\n]{{0,6}})$"
+)
 _ZIP = re.compile(r"[0-9]{5}(?:-[0-9]{3,4})?(?![0-9])")
 _UK = re.compile(
     r"(?<![A-Z0-9])(?:GIR ?0AA|[A-Z]{1,2}[0-9][A-Z0-9]? ?[0-9][ABD-HJLNP-UW-Z]{2})(?![A-Z0-9])"
 )
 _CANADA = re.compile(r"(?<![A-Z0-9])[ABCEGHJ-NPRSTVXY][0-9][A-Z] [0-9][A-Z][0-9](?![A-Z0-9])")
-_CITY_STATE = re.compile(
-    rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))"
-)
+_CITY_STATE = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))")
 _STATE_AFTER = re.compile(rf", {STATES}(?![A-Za-z])")
 _LAST_NAMES = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}$")
 _FOREIGN = re.compile(

@@ -21,9 +21,7 @@ _MONTH = (
     r"Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
 _NO_AMOUNT = r"(?![A-Z0-9]|\.[0-9]| ?%)"
-_VALUE = (
-    r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
-)
+_VALUE = r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
 _EXTENSION = r"(?:[ ,;]{0,2}(?:ext\.?|extension|x)[ .:]{0,2}[0-9]{1,6})?"
 _LETTER_BEFORE = r"(?<![A-Z])"
 _FULL_MONTH = re.compile(

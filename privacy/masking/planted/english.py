@@ -96,8 +96,8 @@ CANARIES: Planted = {
          "She showed passport {} at the desk.", "The holder of passport {} signed."),
     ),
     "PASSWORD": (
-        ("hunter2", "Tr0ub4dor&3", "correct-horse-battery", "P@ssw0rd!", "AKIAIOSFODNN7EXAMPLE",
-         "qwerty123", "Summer2019!", "s3cr3t_key"),
+        ("hunter2", "Tr0ub4dor&3", "correct-horse-battery", "P@ssw0rd9", "AKIAIOSFODNN7EXAMPLE",
+         "qwerty123", "Summer!2019", "s3cr3t_key"),
         ("My password is {}.", "Password: {}", "pwd={}", "The password was {} all along.",
          "API key: {}"),
     ),
@@ -151,8 +151,8 @@ CANARIES: Planted = {
          "Website: {}", "I was sent to {} by a message."),
     ),
     "VEHICLE": (
-        ("1HGCM82633A004352", "JH4KA8260MC000000", "7ABC123", "WVWZZZ1JZXW000001", "LA51 ABC",
-         "4XYZ982", "5YJSA1DG9DFP14705", "BD51 SMR"),
+        ("1HGCM82633A004352", "JH4KA8260MC000000", "7ABC123", "WVWZZZ1JZXW000001", "JM1BL1S58A1134659",
+         "4XYZ982", "5YJSA1DG9DFP14705", "WBA3A5C51CF256651"),
         ("VIN {}.", "License plate {} was noted.", "Vehicle registration: {}.",
          "The car, plate {}, was towed.", "Vehicle identification number {}."),
     ),
