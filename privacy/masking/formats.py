@@ -9,7 +9,18 @@ from privacy.masking.checksums import (
     social_credit_code_holds,
     vin_holds,
 )
-from privacy.masking.patterns import ANY, LETTER, Place, Rules, card, iban, ipv6, numbered, pattern
+from privacy.masking.patterns import (
+    ANY,
+    LETTER,
+    Place,
+    Rules,
+    card,
+    digit_runs,
+    iban,
+    ipv6,
+    numbered,
+    pattern,
+)
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|0?0?[0-9]|0?[1-9][0-9])"
 _TLD = r"(?:com|org|net|edu|gov|mil|int|info|biz|io|health|bank|(?:co|org|ac|gov|nhs|ltd)\.uk)"
@@ -19,9 +30,7 @@ _DOMAIN = pattern(
     rf"(?:/[A-Z0-9.\-_~:/?#@!$&'()*+,;=%|]*[A-Z0-9/=&#~_$%\-]|/)?",
     needs=".",
 )
-_MAC = re.compile(
-    r"(?<![A-Z0-9:\-])(?:[0-9A-F]{2}([:\-]))(?:[0-9A-F]{2}\1){4}[0-9A-F]{2}(?![A-Z0-9:\-])", ANY
-)
+_MAC = re.compile(r"(?<![A-Z0-9:\-])(?:[0-9A-F]{2}([:\-]))(?:[0-9A-F]{2}\1){4}[0-9A-F]{2}(?![A-Z0-9:\-])", ANY)
 _MAC_LIKELY = re.compile(r"[:\-][0-9A-F]{2}[:\-][0-9A-F]{2}[:\-]", ANY)
 
 
@@ -47,12 +56,22 @@ def _social_credit_code(text: str) -> Iterator[Place]:
 
 
 def _mixed(text: str) -> Iterator[Place]:
-    """Stretches of ASCII letters and digits that are as long as the codes above."""
-    for match in _CODE.finditer(text):
-        yield match.span()
+    """Stretches of letters and digits, as long as the codes above, around four digits in a row."""
+    free = 0
+    for start, end, _ in digit_runs(text):
+        if end - start < _FEWEST or start < free:
+            continue
+        begin = start
+        while begin > free and start - begin < _LONGEST and text[begin - 1].isalnum():
+            begin -= 1
+        match = _CODE.match(text, begin)
+        if match and text[begin:end].isascii():
+            free = match.end()
+            yield match.span()
 
 
-_CODE = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])[A-Za-z0-9]{17,18}(?![A-Za-z0-9])")
+_FEWEST, _LONGEST = 4, 18
+_CODE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{17,18}(?![A-Za-z0-9])")
 
 
 def _mac(text: str) -> Iterator[Place]:
@@ -66,20 +85,14 @@ RULES: Rules = {
     "DEVICE_ID": (
         (0.9, _mac),
         # GS1's device identifier, and an IMEI: fifteen digits with a check digit beside its name.
-        (
-            0.9,
-            numbered(
-                r"01\)[0-9]{14}(?:\([0-9]{2}\)[A-Z0-9\-]{1,20}){0,4}",
-                least=14,
-                back=r"(?P<value>\()",
-            ),
-        ),
+        (0.9, numbered(r"01\)[0-9]{14}(?:\([0-9]{2}\)[A-Z0-9\-]{1,20}){0,4}", least=14, back=r"(?P<value>\()", reach=1)),
         (
             0.95,
             numbered(
                 r"[0-9]{2}[ \-]?[0-9]{6}[ \-]?[0-9]{6}[ \-]?[0-9](?![0-9])",
                 least=15,
                 back=r"IMEI[^0-9\n]{0,12}",
+                reach=16,
                 check=lambda found: luhn_holds(re.sub("[^0-9]", "", found)),
             ),
         ),

@@ -37,6 +37,8 @@ _PLAIN = _PlainCharacters()
 
 def plain(text: str) -> tuple[str, Sequence[int]]:
     """`text` in plain characters, and for each of them its position in `text`."""
+    if text.isascii():
+        return text, range(len(text))
     plain = text.translate(_PLAIN)
     if chr(_INVISIBLE) not in plain:
         return plain, range(len(plain))

@@ -8,11 +8,9 @@ import re
 from collections.abc import Iterator
 
 from privacy.masking.english.words import plain_word, words
-from privacy.masking.patterns import Place
+from privacy.masking.patterns import Place, lowered
 
-TITLES = frozenset(
-    {"dr", "mr", "mrs", "ms", "miss", "prof", "professor", "sir", "mister", "drs", "mx"}
-)
+TITLES = frozenset({"dr", "mr", "mrs", "ms", "miss", "prof", "professor", "sir", "mister", "drs", "mx"})
 PLACE_NOUNS = frozenset(
     "hospital clinic center centre infirmary hospice university college institute school "
     "street avenue road boulevard lane drive county city township village parish church "
@@ -22,6 +20,7 @@ PLACE_PREFIXES = frozenset(
     "new north south east west los las san santa saint st ste fort mount mt lake port upper lower el "
     "la le van von der den de del della di da bin ibn al du dos das ter ten".split()
 )
+BEFORE_NAME = frozenset("to for from with its owe named called wife husband".split())
 BEFORE_PLACE = frozenset("in at from near to visited residing lives moved".split())
 # Beside these a capitalised word belongs to a heading or a product, not to a person.
 JOINS_NAME = frozenset("the a an this that these those your my our his her their".split())
@@ -58,64 +57,95 @@ _NO_NAMES = frozenset(
     "misspelled spelled listed shown showing used removed added changed different under".split()
 )
 _SMALL = r"[^\W\d_][\w'\u2019\-]{1,24}"
-_CUED = re.compile(
-    r"(?:(?:my|his|her|their|patient|customer|first|last|full|middle|sur|family|given|maiden)[ -]?"
-    r"names?(?: is|['\u2019]s|:| was|:? -)|names?:|(?<![a-z])(?:mrs?|ms|dr|prof|mx)\.?|"
-    r"(?<![a-z])(?:named|surname|nickname(?: is)?|spelled)) {1,2}"
-    rf"(?P<names>{_SMALL}(?: {_SMALL}){{0,2}})"
+_AFTER_CUE = re.compile(rf" {{1,2}}(?P<names>{_SMALL}(?: {_SMALL}){{0,2}})")
+# Begins with letters that few words have: the scan is fast.
+_NAME_CUE = re.compile(
+    r"name(?:s?(?: is|['\u2019]s|:| was|:? -)|d)|surname|nickname(?: is)?|spelled"
 )
+_TITLE_CUE = re.compile(r"[ \n(](?:mrs?|ms|dr|prof|mx)\.?(?= )")
 _CAPITALISED = r"[A-Z][\w'\u2019\-]*\.?"
 _SEQUENCE = rf"{_CAPITALISED}(?: {_CAPITALISED}){{0,3}}"
+_SIGN_OFFS = (
+    "sincerely", "regards", "thanks", "thank you", "yours truly", "yours faithfully", "cheers",
+    "respectfully", "best wishes",
+)
 _SIGNED = re.compile(
-    r"(?:[Ss]incerely|[Rr]egards|[Tt]hanks|[Tt]hank you|[Yy]ours truly|[Yy]ours faithfully|"
-    r"[Cc]heers|[Rr]espectfully|[Bb]est wishes|SINCERELY|REGARDS)(?: yours)?[,.!]?\s{1,3}"
-    rf"(?P<names>{_SEQUENCE})(?=\s*(?:$|\n|,|\.))"
+    rf"(?: yours)?[,.!]?\s{{1,3}}(?P<names>{_SEQUENCE})(?=\s*(?:$|\n|,|\.))"
 )
-_LABELLED = re.compile(
-    r"(?:[Ss]igned by|[Dd]ictated by|[Tt]ranscribed by|[Rr]eviewed by|[Rr]eferred by|"
-    r"(?:[Nn]ame|NAME|[Aa]ttending|ATTENDING|[Pp]hysician|PHYSICIAN|[Ss]urgeon|SURGEON|"
-    r"[Aa]ssistant|ASSISTANT|[Pp]rovider|[Cc]linician|[Cc]aregiver|[Gg]uarantor|[Bb]eneficiary|"
-    r"[Pp]ayee|[Ss]pouse|[Cc]ardholder|[Aa]ccount [Hh]older|[Nn]ext of [Kk]in|"
-    r"[Ee]mergency [Cc]ontact|(?:[Mm]other|[Ff]ather)'s [Nn]ame)\s?:)"
-    rf"[ \t]*(?P<names>{_SEQUENCE})(?=[ \t]*(?:$|\n|,|;|\.|\())"
+_BY = ("signed by", "dictated by", "transcribed by", "reviewed by", "referred by")
+_LABEL = re.compile(
+    r"(?<![a-z])(?:names?|attending|physician|surgeon|assistant|provider|clinician|caregiver|"
+    r"guarantor|beneficiary|payee|spouse|cardholder|account holder|next of kin|"
+    r"emergency contact|signed by|dictated by|transcribed by|reviewed by|referred by) ?$"
 )
+_LABELLED = re.compile(rf"[ \t]*(?P<names>{_SEQUENCE})(?=[ \t]*(?:$|\n|,|;|\.|\())")
 _CREDENTIALS = re.compile(
-    r",? {1,2}(?:M\.?D|D\.?O|R\.?N|Ph\.?D|D\.?D\.?S|F\.?A\.?C\.?[SP]|N\.?P|P\.?A-C)\b"
+    r"(?:M\.?D|D\.?O|R\.?N|Ph\.?D|D\.?D\.?S|F\.?A\.?C\.?[SP]|N\.?P|P\.?A-C)\b"
 )
 _BEFORE_CREDENTIALS = re.compile(
-    r"(?<![\w])[A-Z][\w'\u2019\-]+ (?:[A-Z]\.? )?[A-Z][\w'\u2019\-]+$"
+    r"(?<![\w])([A-Z][\w'\u2019\-]+ (?:[A-Z]\.? )?[A-Z][\w'\u2019\-]+),? {1,2}$"
 )
 _HANDLE = re.compile(r"@([A-Za-z_]\w{2,})")
 
 
 def cued_names(text: str) -> Iterator[Place]:
     """Names that the words beside them give away."""
-    low = text.lower()
-    if len(low) == len(text):
-        yield from _after_cue(text, low)
-    for pattern in (_SIGNED, _LABELLED):
-        for match in pattern.finditer(text):
-            if not _all_safe(match["names"]):
-                yield match.span("names")
+    low = lowered(text)
+    yield from _after_cue(text, low)
+    for word in _SIGN_OFFS:
+        yield from _following(text, low, word, _SIGNED)
+    for word in _BY:
+        yield from _following(text, low, word, _LABELLED)
+    colon = text.find(":")
+    while colon >= 0:
+        match = _LABELLED.match(text, colon + 1)
+        if (
+            match
+            and _LABEL.search(low, max(0, colon - 20), colon)
+            and not _all_safe(match["names"])
+        ):
+            yield match.span("names")
+        colon = text.find(":", colon + 1)
     for match in _CREDENTIALS.finditer(text):
-        before = _BEFORE_CREDENTIALS.search(text, max(0, match.start() - 60), match.start())
-        if before:
-            yield before.span()
+        if text[match.start() - 1 : match.start()] == " ":
+            before = _BEFORE_CREDENTIALS.search(text, max(0, match.start() - 60), match.start())
+            if before:
+                yield before.span(1)
     if "@" in text:
         safe = words().safe
         for match in _HANDLE.finditer(text):
-            if not text[: match.start()][-1:].isalnum() and match[1].lower() not in safe:
+            if not text[match.start() - 1 : match.start()].isalnum() and match[1].lower() not in safe:
                 yield match.span(1)
+
+
+def _following(text: str, low: str, word: str, pattern: re.Pattern[str]) -> Iterator[Place]:
+    """What `pattern` finds directly after each `word`."""
+    place = low.find(word)
+    while place >= 0:
+        match = pattern.match(text, place + len(word))
+        if match and not _all_safe(match["names"]):
+            yield match.span("names")
+        place = low.find(word, place + 1)
 
 
 def _after_cue(text: str, low: str) -> Iterator[Place]:
     """One word after the cue, and the next ones while they are no ordinary words."""
     safe = words().safe
-    for match in _CUED.finditer(low):
+    cues = [match.end() for match in _TITLE_CUE.finditer(low)]
+    cues += [match.end() for match in _NAME_CUE.finditer(low)]
+    first = _TITLE_CUE.match(" " + low[:8])
+    if first:
+        cues.append(first.end() - 1)
+    for cue in cues:
+        match = _AFTER_CUE.match(low, cue)
+        if match is None:
+            continue
         start, end = match.start("names"), match.start("names")
         for place in re.finditer(_SMALL, match["names"]):
             word = plain_word(place[0])
-            ordinary = word in _NO_NAMES or (end > start and word in safe)
+            ordinary = word in _NO_NAMES or (
+                end > start and word in safe and word not in words().after_first
+            )
             if ordinary and not (
                 end > start and text[start + place.start()].isupper() and word not in _NO_NAMES
             ):

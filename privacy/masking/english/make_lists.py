@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path, nargs="+", help="files .jsonl.gz of open text")
     arguments = parser.parse_args()
     first, english, last, places = _gazetteers()
+    countries = _words(importlib.import_module("faker.providers.address.en").Provider.countries)
     with zipfile.ZipFile(arguments.philter) as wheel:
         philter = tomllib.loads(wheel.read("philter_lite/filters/set.toml").decode())
     small, capital = _sightings(arguments.texts)
@@ -66,6 +67,8 @@ def main() -> None:
     }
     _write("safe", safe)
     _write("either", either)
+    # `Lady`, `States`: names with a capital, words without.
+    _write("capital", {word for word in named - safe - countries if word in known})
     _write("first", first_words - safe)
     _write("last", (last_words - safe - first_words))
     _write("surnames", last_words & safe - either)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from privacy.masking.english.cues import (
+    BEFORE_NAME,
     BEFORE_PLACE,
     GENERIC,
     JOINS_NAME,
@@ -22,7 +23,7 @@ from privacy.masking.english.cues import (
     cued_names,
 )
 from privacy.masking.english.words import Words, plain_word, words
-from privacy.masking.patterns import Place
+from privacy.masking.patterns import Place, last_word
 
 
 def _ranges(category: str) -> str:
@@ -34,11 +35,10 @@ def _ranges(category: str) -> str:
 _CAPITAL = "A-Z" + _ranges("Lu") + _ranges("Lt")
 _MARKS = "\u0300-\u036f"
 _WORD = re.compile(rf"[{_CAPITAL}][\w{_MARKS}]*(?:['\u2019\-][\w{_MARKS}]+)*")
-_SMALL_WORD = re.compile(rf"[^\W\d_][\w{_MARKS}]*")
+_SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017f]{3,}(?![^\W_])")
 # Between two words of one name.
 _GAPS = frozenset({" ", ". ", ".", "  ", "\u00a0", ", "})
 _NEXT_WORD = re.compile(r"['\u2019]?s? {0,2}-?([A-Za-z]+)")
-_LAST_WORD = re.compile(r"([A-Za-z]+)[,;]? $")
 _INNER_CAPITAL = re.compile(r"(?:Mc|Mac|O['\u2019]|D['\u2019]|De|Di|La|Le|Van|Fitz)[A-Z][a-z]")
 
 
@@ -60,6 +60,7 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     found = list(_capitalised(text, lists))
     _decide(text, found, lists)
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
+    persons += _beside_first_names(text, found)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
     persons += cued_names(text)
     small_persons, small_places = _small(text, lists)
@@ -104,7 +105,8 @@ def _kind(word: str, key: str, lists: Words) -> str:
         return "either"
     if key in lists.surnames:
         return "surname"
-    if key in lists.safe:
+    if key in lists.safe or not key.strip("x"):
+        # `XXXX` is what was masked before.
         return ""
     parts = [part for part in re.split(r"[-'\u2019_]", key) if part]
     if len(parts) > 1 and all(part in lists.safe or len(part) < 3 for part in parts):
@@ -119,7 +121,7 @@ def _kind(word: str, key: str, lists: Words) -> str:
         return ""
     if word.isupper():
         # HEENT, CABG: what is short and in capitals is an abbreviation.
-        return "unknown" if len(key) > 5 else ""
+        return "unknown" if len(key) > 5 else "acronym"
     if len(parts) == 1 and sum(c.isupper() for c in word) > 1 and not _INNER_CAPITAL.match(word):
         return "unknown" if len(key) > 6 else ""
     return "unknown"
@@ -131,12 +133,13 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
         if word.kind in ("first", "last", "place", "unknown"):
             if _is_thing(text, word, lists):
                 continue
-            is_place = word.kind == "place" or (
-                word.kind == "unknown" and _after_place(text, word)
-            )
+            is_place = word.kind == "place" or (word.kind == "unknown" and _after_place(text, word))
             word.masked = "LOCATION" if is_place else "PERSON"
         elif word.kind == "title":
             _mask_titled(text, found, index)
+        elif word.kind == "acronym" and text[max(0, word.start - 4) : word.start] == " at ":
+            # `treated at UCSF`.
+            word.masked = "LOCATION"
     for before, word in zip(found, found[1:], strict=False):
         _join(text, before, word)
     for word, after in zip(reversed(found[:-1]), reversed(found[1:]), strict=False):
@@ -159,8 +162,7 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
             return True
     if lists.phrases and (word.key, following) in lists.phrases:
         return True
-    before = _LAST_WORD.search(text, max(0, word.start - 20), word.start)
-    if before and (before[1].lower(), word.key) in lists.phrases:
+    if (last_word(text, word.start).lower(), word.key) in lists.phrases:
         return True
     if any(tuple(word.key.split("-")) == phrase for phrase in lists.phrases):
         return True
@@ -168,8 +170,7 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
 
 
 def _after_place(text: str, word: _Word) -> bool:
-    before = _LAST_WORD.search(text, max(0, word.start - 20), word.start)
-    return bool(before and before[1].lower() in BEFORE_PLACE)
+    return last_word(text, word.start).lower() in BEFORE_PLACE
 
 
 def _mask_titled(text: str, found: list[_Word], index: int) -> None:
@@ -211,21 +212,46 @@ def _join_backwards(text: str, word: _Word, after: _Word) -> None:
         word.masked = after.masked if word.kind != "either" else "PERSON"
 
 
+def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
+    """`Sarah Doe`, `Valida M. Ibragimov`: a safe word that the name beside it makes a name."""
+    for word in found:
+        if word.masked != "PERSON":
+            continue
+        if word.kind == "first":
+            after = _LAST_NAME.match(text, word.end)
+            if after and after[1].lower() not in _NO_LAST_NAMES:
+                yield after.span(1)
+        before = _INITIAL_BEFORE.search(text, max(0, word.start - 30), word.start)
+        if before:
+            yield before.span(1)
+
+
+_LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{_CAPITAL}][a-z][\w{_MARKS}'\u2019\-]*)(?![\w])")
+_INITIAL_BEFORE = re.compile(rf"(?<![\w])([{_CAPITAL}][\w{_MARKS}'\u2019\-]+ [A-Z]\.) $")
+_NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | frozenset(
+    "and or is was has had will did does if in on at to for from with by as but not so".split()
+)
+
+
 def _stands_as_name(text: str, word: _Word) -> bool:
     """`saw Grace today`: capitalised between words with small letters."""
-    before = _LAST_WORD.search(text, max(0, word.start - 20), word.start)
+    before = last_word(text, word.start)
     after = _NEXT_WORD.match(text, word.end)
     shown = text[word.start : word.end]
     return bool(
-        before
-        and before[1].islower()
-        and before[1] not in JOINS_NAME
+        before.islower()
+        and before not in JOINS_NAME
         and not shown.isupper()
         and (after is None or after[1].islower())
     )
 
 
-_BEFORE_FACILITY = re.compile(rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$")
+_BEFORE_FACILITY = re.compile(
+    rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$"
+)
+
+
+_OF_PLACE = re.compile(rf" of (?:the )?[{_CAPITAL}][\w{_MARKS}]+")
 
 
 def _mask_facility(text: str, found: list[_Word], index: int) -> None:
@@ -241,34 +267,60 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     if begin >= noun.start:
         return
     parts = [w for w in found[max(0, index - 8) : index] if w.start >= begin]
-    named = any(word.masked or word.kind in ("prefix", "either", "surname") for word in parts)
-    generic = all(part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split())
-    before = _LAST_WORD.search(text, max(0, begin - 12), begin)
-    inside = before is not None and before[1] in ("at", "to", "from", "in", "by", "of", "our")
-    if any(word.masked for word in parts) or (inside and not generic and named):
+    generic = all(
+        part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split()
+    )
+    before = last_word(text, begin)
+    inside = before in ("at", "to", "from", "in", "by", "of", "our")
+    whole = noun.key == "hospital" and before in ("at", "to", "from")
+    if any(word.masked for word in parts) or (inside and (whole or not generic)):
         noun.start, noun.masked = begin, "LOCATION"
+        of = _OF_PLACE.match(text, noun.end)
+        if of:
+            noun.end = of.end()
 
 
 def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
-    """Known names with a small letter, and the unknown word after a first name."""
-    known = lists.small.intersection(_SMALL_WORD.findall(text))
+    """Known names with a small letter, and unknown words where a name is due.
+
+    A name is due beside a name, beside another unknown word, and after a word such as `to`.
+    """
     persons: list[Place] = []
     places: list[Place] = []
-    if not known:
+    strange = set(_SMALL_WORD.findall(text)) - lists.ordinary
+    if not strange:
         return persons, places
-    last = -2
+    last_start, last_end, last_known = -2, -2, False
     for match in _SMALL_WORD.finditer(text):
         word = match[0]
+        if word not in strange:
+            continue
         start, end = match.span()
-        if word in lists.small and word.islower():
-            if word in lists.places:
-                places.append((start, end))
-            else:
+        if text[start - 1 : start] in _INSIDE or text[end : end + 1] in _INSIDE:
+            continue
+        known = word in lists.small
+        if known:
+            (places if word in lists.places else persons).append((start, end))
+        elif len(word) > 2:
+            beside = start == last_end + 1 and text[last_end] == " "
+            due = last_word(text, start).lower() in BEFORE_NAME
+            if (beside and last_known) or due:
                 persons.append((start, end))
-                last = end
-        elif start == last + 1 and word.islower() and len(word) > 2 and word not in lists.safe:
-            persons.append((start, end))
+                known = True
+            elif beside:
+                persons.append((last_start, end))
+                known = True
+        if known and word in lists.first:
+            after = _SMALL_AFTER.match(text, end)
+            if after and after[1] in lists.after_first:
+                persons.append(after.span(1))
+        last_start, last_end, last_known = start, end, known
     return persons, places
+
+
+_SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
+# Beside these a stretch of small letters is part of something longer.
+_INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 
 
 def _joined(text: str, places: list[Place]) -> Iterator[Place]:
@@ -283,3 +335,4 @@ def _joined(text: str, places: list[Place]) -> Iterator[Place]:
         begin, end = start, stop
     if begin >= 0:
         yield begin, end
+

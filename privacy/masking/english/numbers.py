@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from privacy.masking.patterns import ANY, Finder, Place, digit_runs
+from privacy.masking.patterns import ANY, Finder, Place, any_in, digit_runs, lowered, numbered
 
 # What people write before an identifier that has no form of its own.
 CUES = {
@@ -44,7 +44,7 @@ CUES = {
         r"national insurance|nino|national id|identity card|pesel|nif|cpf"
     ),
     "VEHICLE": (
-        r"licen[cs]e plates?|number plates?|plates?|tag|vin|vehicle(?: identification)?|"
+        r"licen[cs]e plates?|number plates?|registration plates?|vin|vehicle(?: identification)?|"
         r"car registration|vehicle registration|reg"
     ),
 }
@@ -67,7 +67,7 @@ _VAGUE = re.compile(
 )
 _AMOUNT = r"(?![A-Z0-9]|\.[0-9]|,[0-9]{3}| ?%)"
 _VALUE = re.compile(
-    r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})"
+    r"(?=[A-Z0-9/\-]{4})(?=(?:[A-Z/\-]*[0-9]){3})"
     r"(?:[0-9]{2,6}(?: [0-9]{2,6}){1,5}(?![0-9])|[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+)" + _AMOUNT,
     ANY,
 )
@@ -83,10 +83,7 @@ _UNITS = re.compile(
 @lru_cache(maxsize=2)
 def cued(text: str) -> tuple[tuple[str, int, int], ...]:
     """Every number after a cue: its type, start and end."""
-    low = text.lower()
-    if len(low) != len(text):
-        # One letter of a few became two: positions would shift.
-        low = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    low = lowered(text)
     found = []
     free = 0
     for start, end, digits in digit_runs(text):
@@ -101,6 +98,10 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
                     begin += 1
         cue = _CUE.search(low, max(0, begin - _REACH), begin)
         if cue is None or cue.lastgroup is None:
+            labelled = _labelled(text, start, digits)
+            if labelled:
+                found.append(("RECORD_NUMBER", *labelled))
+                free = labelled[1]
             continue
         kind = cue.lastgroup
         value = _VALUE.match(text, begin)
@@ -113,6 +114,22 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
         found.append((kind, *value.span()))
         free = value.end()
     return tuple(found)
+
+
+def _labelled(text: str, start: int, digits: int) -> Place | None:
+    """A long number after a short label and a colon, in any language: `NHC: 2569870`."""
+    if digits < 5 or text[max(0, start - 2) : start].strip(" ") != ":":
+        return None
+    label = _LABEL.search(text, max(0, start - 20), start)
+    value = _GROUPS.match(text, start)
+    if label is None or value is None or _UNITS.match(text, value.end()):
+        return None
+    few = digits == 5 and not label[1].isupper()
+    return None if few else value.span()
+
+
+_LABEL = re.compile(r"([^\W\d_][\w.\u00ba\u00b0]{1,14}) ?: ?$")
+_GROUPS = re.compile(r"[0-9]+(?:[ /\-][0-9]+)*" + _AMOUNT, ANY)
 
 
 def cued_as(kind: str) -> Finder:
@@ -130,8 +147,11 @@ _SECRET = re.compile(
     r"one[ \-]time (?:code|password)|otp|verification code|token)"
     r"(?: (?:is|was|to|=)|[\"']?\s?[:=]| is:)\s{0,2}[\"'\u201c]?(?P<value>[^\s\"'\u201d\ue000]{4,80})"
 )
-_PIN = re.compile(
-    r"(?<![a-z])pin(?: ?(?:code|number|no))?(?: (?:is|was|to|of)| ?[:=#])? {0,2}(?P<value>[0-9]{4,8})(?![0-9])"
+_PIN = numbered(
+    r"[0-9]{4,8}(?![0-9])",
+    least=4,
+    back=r"(?<![A-Z])pin(?: ?(?:code|number|no))?(?: (?:is|was|to|of)| ?[:=#])? {1,2}",
+    reach=22,
 )
 _KEY = re.compile(
     r"(?<![A-Za-z0-9_])(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{8,}|(?:AKIA|ASIA)[A-Z0-9]{16}|"
@@ -139,7 +159,10 @@ _KEY = re.compile(
     r"eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*)?|"
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
 )
-_KEY_LIKELY = re.compile(r"_live_|_test_|AKIA|ASIA|gh[pousr]_|xox[abprs]-|eyJ|-----BEGIN")
+_KEY_SIGNS = (
+    "_live_", "_test_", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "xoxa-", "xoxb-",
+    "xoxp-", "xoxr-", "xoxs-", "eyJ", "-----BEGIN",
+)
 _NO_SECRET = re.compile(
     r"(?:reset|changed?|was|is|not|incorrect|wrong|invalid|expired|required|the|a|my|protected|"
     r"please|correct|and|or|for|to|be|been|being|that|with|in|on|no|never|always|also|still|too)"
@@ -149,25 +172,25 @@ _NO_SECRET = re.compile(
 
 def secrets(text: str) -> Iterator[Place]:
     """Passwords, pins, codes and keys that are told."""
-    low = text.lower()
-    if len(low) == len(text) and _SECRET_LIKELY.search(low):
-        for pattern in (_SECRET, _PIN):
-            for match in pattern.finditer(low):
-                start, end = match.span("value")
-                if pattern is _SECRET:
-                    while end > start and text[end - 1] in ".,;:!?)":
-                        end -= 1
-                    told = text[start:end]
-                    if not told or _NO_SECRET.match(low, start, end):
-                        continue
-                    if told.isalpha() and told.islower() and low[match.end() - 1] != told:
-                        # `password is forgotten`: a word, not a secret, unless a colon stood there.
-                        if ":" not in match[0] and "=" not in match[0]:
-                            continue
+    low = lowered(text)
+    if any_in(low, _SECRET_WORDS):
+        for match in _SECRET.finditer(low):
+            start, end = match.span("value")
+            while end > start and text[end - 1] in ".,;:!?)":
+                end -= 1
+            told = text[start:end]
+            # `password is forgotten`: a word, not a secret, unless a colon stands there.
+            a_word = told.isalpha() and told.islower() and not re.search("[:=]", match[0])
+            if told and not a_word and not _NO_SECRET.match(low, start, end):
                 yield start, end
-    if _KEY_LIKELY.search(text):
+    yield from _PIN(text)
+    if any_in(text, _KEY_SIGNS):
         for match in _KEY.finditer(text):
             yield match.span()
 
 
-_SECRET_LIKELY = re.compile(r"pass|pwd|secret|key|token|bearer|otp|code|pin")
+_SECRET_WORDS = (
+    "password", "pass word", "passcode", "pass code", "passphrase", "pass phrase", "pwd", "passwd",
+    "secret", "api", "access", "auth", "bearer", "one-time", "one time", "otp", "verification",
+    "token",
+)

@@ -20,6 +20,8 @@ class Words:
       surnames: Words that are last names too: `day`, `banks`; names only beside a name.
       first: First names and nothing else.
       last: Last names and nothing else.
+      ordinary: What may stand with a small letter: safe words, and `lady` and `states`.
+      after_first: With a small letter after a first name, a last name: `sharon smith`.
       places: Cities, regions and countries, word by word, and nothing else.
       small: What is masked with a small letter too.
       eponyms: First names that stay before a word of medicine: `Kelly clamp`.
@@ -31,6 +33,8 @@ class Words:
     surnames: frozenset[str]
     first: frozenset[str]
     last: frozenset[str]
+    ordinary: frozenset[str]
+    after_first: frozenset[str]
     places: frozenset[str]
     small: frozenset[str]
     eponyms: frozenset[str]
@@ -53,10 +57,12 @@ def words() -> Words:
         surnames=_read("surnames") - unsafe,
         first=first,
         last=last,
+        ordinary=safe | _read("capital"),
+        after_first=last | either | _read("surnames") | _read("capital"),
         places=places,
         small=frozenset(
             word
-            for word in first | last | places
+            for word in (first | last | places) - _read("capital")
             if len(word) > 3 or (len(word) > 2 and word in first)
         ),
         eponyms=_read("eponyms"),
