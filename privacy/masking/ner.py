@@ -139,9 +139,7 @@ def _stretches(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _type_of(label: str) -> str | None:
-    label = (
-        label.upper().split("-", 1)[-1] if label[:2] in ("B-", "I-", "E-", "S-") else label.upper()
-    )
+    label = label.upper().split("-", 1)[-1] if label[:2] in ("B-", "I-", "E-", "S-") else label.upper()
     return label if label in ENTITY_TYPES else _TYPES.get(label)
 
 

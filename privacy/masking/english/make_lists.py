@@ -27,9 +27,7 @@ _PLACES = (
     "localities metropolitan_cities places boroughs counties departments provinces regions states "
     "districts cap_city_province cantons concelhos prefectures estados wilayas countries"
 ).split()
-_LATIN = re.compile(
-    r"[A-Z\u00c0-\u024f\u1e00-\u1eff][A-Za-z\u00c0-\u024f\u1e00-\u1eff .'\u2019-]+"
-)
+_LATIN = re.compile(r"[A-Z\u00c0-\u024f\u1e00-\u1eff][A-Za-z\u00c0-\u024f\u1e00-\u1eff .'\u2019-]+")
 _SMALL = re.compile(r"(?<![\w'\u2019@-])[a-z]{2,}(?![\w@])")
 _CAPITAL_INSIDE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+(?![\w@])")
 # Fewer sightings than this with a small letter may be a slip of a pen.
@@ -56,13 +54,13 @@ def main() -> None:
     safe = {
         word
         for word in known - doubtful
-        if word not in named or (small[word] >= 10 and capital[word] <= 0.5 * small[word])
+        if word not in named
+        or (small[word] >= 10 and capital[word] <= 0.5 * small[word])
     }
     either = {
         word
         for word in safe & (first_words | last_words)
-        if word in first_words
-        and (word in _words(english) or capital[word] >= 0.1 * small[word])
+        if word in first_words and (word in _words(english) or capital[word] >= 0.1 * small[word])
         or capital[word] >= 0.2 * small[word]
     }
     _write("safe", safe)

@@ -48,9 +48,7 @@ CUES = {
         r"car registration|vehicle registration|reg"
     ),
 }
-_NUMBER = (
-    r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#|n\u00ba)(?![a-z])\.?)"
-)
+_NUMBER = r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#|n\u00ba)(?![a-z])\.?)"
 _BETWEEN = r"[ \t]{0,2}(?:(?:is|was|as|of|:|#|=|-|\(|with|ending(?: in)?)[ \t]{0,2}){0,3}"
 _CUE = re.compile(
     r"(?<![a-z])(?:"
