@@ -315,6 +315,14 @@ TEST = (
     "客服：您好，请问怎么称呼？\n客户：我姓{surname}，叫{name}，我的卡{card}被吞了，CVV2是{cvv}。\n客服：好的{surname}先生，请提供预留手机号。\n客户：{mobile}，QQ号{wechat}，网址{url}打不开。",
     "理赔案：出险人{name}，{date}驾驶{plate}与{somebody}驾驶的小型轿车（{plate}）在{city}相撞。驾驶证号{licence}，保单号{insured}，{familiar}为现场目击者。",
     "医生{name}，医师执业证书编号{licence}。植入人工晶体，产品序列号：{device}。患者旧证件号{resident_old}，登录密码{password}。术后第1天视力0.6。",
+    "个人简历：{name1}，出生于{date}，户籍{city}，现就职于某三甲医院检验科。紧急联系人：{name}（父亲），{mobile}。电子邮箱：{email}。推荐人：{name}教授。{name1}工作踏实，待人真诚。",
+    "病程记录 {date} 08:30  昨夜{name}诉心悸，值班医师{name}予心电图检查示窦性心动过速，未予特殊处理，今晨缓解。血钾3.9mmol/L，肌酐88μmol/L。上级医师{name}看过患者，同意目前诊疗方案。",
+    "甲方（出借人）：{name}，身份证号：{resident}；乙方（借款人）：{name}，身份证号：{resident}。乙方因资金周转向甲方借款人民币拾万元整，期限自{date}起至{date}止，年利率6%。见证人：{name}。",
+    "{surname}老师您好，我妈妈{name}今年64岁，{date}做的胃镜，医生说是慢性萎缩性胃炎伴肠化，目前住在{address}，去{city}看病不太方便，您看需要吃什么药？我的电话是{mobile}。",
+    "坐席：请核对您的信息，{name1}，证件尾号{tail}，对吗？客户：对的，我是{name1}，我想把预留手机改成{mobile}。坐席：好的，{name1}，已为您登记，工单编号{record}。",
+    "死亡病例讨论：主持人{name}主任，参加人员{name}、{name}、{name}。死者{name}，男，{high_age}，住院号{record}，{date}因“呼吸困难1周”入院，死亡时间{date}。",
+    "保管箱租用人{name}，护照{passport}，于{date}到访，凭密码{password}开箱，陪同人员为{name}，车牌号{plate}，访客电话{landline}。",
+    "接{city}公安局协查通知，查询{name}名下账户{account}、{card}自{date}以来的流水。经办民警{name}，警号{customer}。本行已于当日反馈，复核人{name}。",
 )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def resident_id_holds(number: str) -> bool:
     """
     total = sum(int(digit) * pow(2, 17 - place, 11) for place, digit in enumerate(number[:17]))
     born = number[6:14]
-    dated = "1900" <= born[:4] < "2100" and "01" <= born[4:6] <= "12" and "01" <= born[6:] <= "31"
+    dated = "1800" <= born[:4] < "2100" and "01" <= born[4:6] <= "12" and "01" <= born[6:] <= "31"
     return dated and "10X98765432"[total % 11] == number[17].upper()
 
 

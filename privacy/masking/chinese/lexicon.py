@@ -1,7 +1,8 @@
 """The word lists behind names and places, read when the first Chinese text comes.
 
-`words.txt` holds words by their log share, `given.txt` the characters of given names, `surnames.txt`
-and `places.txt` what their names say; the files name their sources. `make_lists.py` says how they were made.
+`words.txt` holds words by their log share, `given.txt` the characters of given names,
+`surnames.txt` and `places.txt` what their names say. The files name their sources, and
+`make_lists.py` says how those that are not made by hand were made.
 """
 
 import math
@@ -12,7 +13,7 @@ from importlib.resources import files
 
 # Log share of all bearers: the hundred first names cover 86 of 100 people, roughly by 1 / rank.
 _PEOPLES = "回|藏|彝|壮|苗|侗|羌|白|傣|蒙古|哈萨克|维吾尔|柯尔克孜|朝鲜|土家|布依|哈尼|景颇|傈僳"
-_TERM = -10.5
+_OFTEN, _TERM = -8.0, -10.5
 _RANK_1, _RANK_2, _TWO_CHARACTERS = math.log(0.86), math.log(0.13), math.log(0.002)
 
 
@@ -38,11 +39,12 @@ def read_surnames() -> dict[str, float]:
 @cache
 def read_words() -> dict[str, float]:
     """Each word's log share."""
-    words = dict.fromkeys((word for line in _lines("terms.txt") for word in line.split()), _TERM)
+    terms = read_groups("terms.txt")
+    words = dict.fromkeys(terms["term"], _TERM)
     for line in _lines("words.txt"):
         score, *listed = line.split(" ")
         words.update(dict.fromkeys(listed, float(score)))
-    return words
+    return words | dict.fromkeys(terms["often"], _OFTEN)
 
 
 @cache
@@ -60,13 +62,17 @@ def read_given() -> dict[str, dict[str, float]]:
 
 
 @cache
-def read_places() -> dict[str, frozenset[str]]:
-    """Full names of administrative divisions by level: `province`, `prefecture`, `county`."""
-    places: dict[str, list[str]] = {}
-    for line in _lines("places.txt"):
-        level, *names = line.split(" ")
-        places.setdefault(level, []).extend(names)
-    return {level: frozenset(names) for level, names in places.items()}
+def read_groups(name: str) -> dict[str, frozenset[str]]:
+    """The words of a list by the group that each of its lines begins with.
+
+    `places.txt` holds full names by level, `province`, `prefecture`, `county`;
+    `doubtful_places.txt` those that are words too; `beside_names.txt` what stands beside a name.
+    """
+    groups: dict[str, list[str]] = {}
+    for line in _lines(name):
+        group, *words = line.split(" ")
+        groups.setdefault(group, []).extend(words)
+    return {group: frozenset(words) for group, words in groups.items()}
 
 
 def short_name(place: str) -> str:

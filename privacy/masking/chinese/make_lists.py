@@ -1,10 +1,11 @@
 """How the word lists of this folder were made: `python -m privacy.masking.chinese.make_lists`.
 
-`dict.txt` comes with jieba 0.42.1 (MIT, Copyright (c) 2013 Sun Junyi), `adcodes.csv` with cpca 0.5.5
-(MIT); the names of administrative divisions in it are those that the Ministry of Civil Affairs
-publishes. Writes `words.txt`, `given.txt` and `places.txt`; `surnames.txt` and `terms.txt` are written
-by hand. jieba itself is no dependency: it has had no release since 2020, reads a marshal file from a
-folder that everybody may write to, and takes seconds to load.
+`dict.txt` comes with jieba 0.42.1 (MIT, Copyright (c) 2013 Sun Junyi), `adcodes.csv` with cpca
+0.5.5 (MIT, DQinYuan); the names of divisions in it are those that the Ministry of Civil Affairs
+publishes. Writes `words.txt`, `given.txt` and `places.txt`; the other lists are made by hand.
+
+jieba itself is no dependency: it has had no release since 2020, reads a marshal file from a folder
+that everybody may write to, and takes seconds to load.
 """
 
 import argparse
@@ -19,8 +20,11 @@ from privacy.masking.chinese.lexicon import read_surnames
 FOLDER = Path(__file__).parent / "lists"
 # Words of this many characters and at least this count are kept; longer ones decide nothing.
 _LEAST_COUNT = {1: 1, 2: 3, 3: 4, 4: 5}
-# Surnames that are hardly ever another word: their bearers show which characters names are made of.
-_CLEAR_SURNAMES = "王李张刘陈杨赵吴周徐孙朱胡郭何林罗郑梁谢宋唐韩邓冯曹彭曾肖董潘袁蔡蒋杜魏苏吕丁卢姚沈姜崔谭陆范汪廖贾邹邱侯薛闫"
+# Hardly ever another word: their bearers show which characters names are made of.
+_CLEAR_SURNAMES = (
+    "王李张刘陈杨赵吴周徐孙朱胡郭何林罗郑梁谢宋唐韩邓冯曹彭曾肖董潘袁蔡蒋杜魏"
+    "苏吕丁卢姚沈姜崔谭陆范汪廖贾邹邱侯薛闫"
+)
 _LINE = 40
 
 
@@ -59,7 +63,7 @@ def _given(words: Iterable[tuple[str, int, str]]) -> dict[str, Counter[str]]:
 
 def _write_given(counts: Mapping[str, Counter[str]]) -> None:
     lines = [
-        "# Characters of given names by their log share, alone, first or second. Source: jieba's names."
+        "# Characters of given names by log share, alone, first or second: of the names in jieba."
     ]
     for place, counter in counts.items():
         total = sum(counter.values())
@@ -120,8 +124,8 @@ def _write_places(path: Path) -> None:
             if name not in ("市辖区", "县", "省直辖县级行政区划", "自治区直辖县级行政区划"):
                 by_level[level].append(name)
     lines = [
-        "# Provinces, prefectures, and counties with districts: names of the divisions of the Ministry",
-        "# of Civil Affairs, as cpca 0.5.5 (MIT) lists them.",
+        "# Provinces, prefectures, and counties with districts: the divisions of the Ministry of",
+        "# Civil Affairs, as cpca 0.5.5 (MIT) lists them.",
     ]
     for level, names in by_level.items():
         names = list(dict.fromkeys(names))

@@ -1,18 +1,18 @@
 """China's identifiers that have a form of their own: ids, phones, cards, permits, plates."""
 
 import re
+from collections.abc import Callable
 
 from privacy.masking.checksums import resident_id_holds, social_credit_code_holds
-from privacy.masking.patterns import AFTER, BEFORE, Rules, is_date, pattern
+from privacy.masking.patterns import AFTER, BEFORE, Finder, Rules, is_date, pattern
 
 # Province-level codes of GB/T 2260.
 _PROVINCES = frozenset(
-    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 "
-    "71 81 82 83".split()
-)
+    map(str, (*range(11, 16), 21, 22, 23, *range(31, 38), *range(41, 47), *range(50, 55)))
+) | frozenset(map(str, (*range(61, 66), 71, 81, 82, 83)))
 _PLATE_PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
-_NO_LETTER, _NO_MORE = r"(?<![A-Z0-9])", r"(?![A-Z0-9])"
-_CREDIT_CHARACTER = "[0-9A-HJ-NPQRTUWXY]"
+_LOCAL = r"[2-8][0-9]{2,3}[ \-]?[0-9]{4}"
+_CREDIT = "[0-9A-HJ-NPQRTUWXY]"
 _EXTENSION = r"(?:[ ,;\-]{0,2}(?:转|分机|ext\.?|x)号?[ :.]{0,2}[0-9]{1,6})?"
 
 
@@ -38,95 +38,89 @@ def _plate(text: str) -> bool:
     return sum(character.isdecimal() for character in text) >= 2
 
 
+def _number(form: str, check: Callable[[str], bool] | None = None) -> Finder:
+    """Digits in this form, between no other digits."""
+    return pattern(rf"{BEFORE}(?:{form}){AFTER}", check=check, likely="[0-9]{3}")
+
+
+def _code(form: str, check: Callable[[str], bool] | None = None) -> Finder:
+    """Letters and digits in this form, between no others."""
+    return pattern(rf"(?<![A-Z0-9])(?:{form})(?![A-Z0-9])", check=check, likely="[A-Z0-9][0-9]{4}")
+
+
 RULES: Rules = {
     "CREDIT_CARD": (
         # UnionPay's cards, whatever the check digit says: account numbers written as cards.
-        (0.6, pattern(rf"{BEFORE}62[0-9]{{14,17}}{AFTER}")),
-        (
-            0.6,
-            pattern(rf"{BEFORE}62[0-9]{{2}}(?:[ \-][0-9]{{4}}){{3}}(?:[ \-][0-9]{{1,3}})?{AFTER}"),
-        ),
+        (0.6, _number("62[0-9]{14,17}")),
+        (0.6, _number(r"62[0-9]{2}(?:[ \-][0-9]{4}){3}(?:[ \-][0-9]{1,3})?")),
     ),
     "PASSPORT": (
-        # Passports (E, G; P, S, D of officials), permits to and from Hong Kong, Macao and Taiwan.
+        # Passports (E, G; P, S, D of officials), permits to and from Hong Kong, Macao and Taiwan;
+        # permanent residence of foreigners before 2023: nationality and twelve digits.
         (
             0.6,
-            pattern(
-                rf"{_NO_LETTER}(?:[EGHMCWTLK][0-9]{{8}}|[ECK][A-HJ-NP-Z][0-9]{{7}}){_NO_MORE}"
+            _code(
+                "[EGHMCWTLK][0-9]{8}|[ECK][A-HJ-NP-Z][0-9]{7}|[DSP]E?[0-9]{7,8}|M[AB][0-9]{7}|"
+                "[HM][0-9]{10}|[A-Z]{3}[0-9]{12}|[A-Z][1289][0-9]{8}"
             ),
         ),
-        (0.6, pattern(rf"{_NO_LETTER}(?:[DSP]E?[0-9]{{7,8}}|M[AB][0-9]{{7}}){_NO_MORE}")),
-        (0.6, pattern(rf"{_NO_LETTER}[HM][0-9]{{10}}{_NO_MORE}")),
-        # Permanent residence of foreigners, the form before 2023: nationality and twelve digits.
-        (0.6, pattern(rf"{_NO_LETTER}[A-Z]{{3}}[0-9]{{12}}{_NO_MORE}")),
-        # Identity cards of Hong Kong (with its check digit in brackets), Macao and Taiwan.
-        (0.6, pattern(rf"{_NO_LETTER}[A-Z]{{1,2}}[0-9]{{6}}\([0-9A]\)")),
-        (0.6, pattern(rf"{BEFORE}[157][0-9]{{6}}\([0-9]\)")),
-        (0.6, pattern(rf"{_NO_LETTER}[A-Z][1289][0-9]{{8}}{_NO_MORE}")),
+        # Identity cards of Hong Kong and Macao, the check digit in brackets.
+        (0.6, pattern(r"(?<![A-Z0-9])(?:[A-Z]{1,2}[0-9]{6}|[157][0-9]{6})\([0-9A]\)", needs="(")),
     ),
     "PHONE": (
+        # Above the check digit of a card, which one in ten of them holds with 0086 before it.
         (
-            0.85,
+            0.93,
             pattern(
                 rf"(?:{BEFORE}(?:\+ ?|00)?86[ \-]?|\(\+?86\)[ \-]?|{BEFORE})"
-                rf"1[3-9][0-9](?:[0-9]{{8}}|[ \-][0-9]{{4}}[ \-][0-9]{{4}}){AFTER}"
+                rf"1[3-9][0-9](?:[0-9]{{8}}|[ \-][0-9]{{4}}[ \-][0-9]{{4}}){AFTER}",
+                likely="[0-9]{4}",
             ),
         ),
         (
             0.8,
             pattern(
                 rf"(?:\(0[1-9][0-9]{{1,2}}\) ?|{BEFORE}0[1-9][0-9]{{1,2}}[ \-]{{0,3}})"
-                rf"[2-8][0-9]{{2,3}}[ \-]?[0-9]{{4}}{AFTER}{_EXTENSION}"
+                rf"{_LOCAL}{AFTER}{_EXTENSION}",
+                likely="[0-9]{4}",
             ),
         ),
         (
             0.8,
             pattern(
-                rf"(?:{BEFORE}(?:\+|00)86[ \-]?|\(\+?86\)[ \-]?)\(?0?[1-9][0-9]{{1,2}}\)?[ \-]{{0,2}}"
-                rf"[2-8][0-9]{{2,3}}[ \-]?[0-9]{{4}}{AFTER}{_EXTENSION}"
+                rf"(?:{BEFORE}(?:\+|00)86[ \-]?|\(\+?86\)[ \-]?)"
+                rf"\(?0?[1-9][0-9]{{1,2}}\)?[ \-]{{0,2}}{_LOCAL}{AFTER}{_EXTENSION}",
+                needs="86",
             ),
         ),
-        (
-            0.7,
-            pattern(
-                rf"{BEFORE}[48]00(?:[ \-]?[0-9]{{3}}[ \-]?[0-9]{{4}}|-[0-9]{{4}}-[0-9]{{3}}){AFTER}"
-            ),
-        ),
+        (0.7, _number(r"[48]00(?:[ \-]?[0-9]{3}[ \-]?[0-9]{4}|-[0-9]{4}-[0-9]{3})")),
     ),
     "RESIDENT_ID": (
         (
             0.97,
-            pattern(
-                rf"{BEFORE}[1-9][0-9]{{5}}[ \-]?(?:18|19|20)[0-9]{{2}}[ \-]?[01][0-9][0-3][0-9]"
-                rf"[ \-]?[0-9]{{3}}[0-9X](?![0-9A-Z])",
+            _code(
+                r"[1-9][0-9]{5}[ \-]?(?:18|19|20)[0-9]{2}[ \-]?[01][0-9][0-3][0-9][ \-]?"
+                "[0-9]{3}[0-9X]",
                 check=_resident_id,
             ),
         ),
-        (
-            0.7,
-            pattern(
-                rf"{BEFORE}[1-8][0-9]{{5}}[0-9]{{2}}[01][0-9][0-3][0-9]{{4}}{AFTER}",
-                check=_old_resident_id,
-            ),
-        ),
+        (0.7, _number("[1-8][0-9]{7}[01][0-9][0-3][0-9]{4}", check=_old_resident_id)),
         # A slip of the pen in the check character hides no birthday.
         (
             0.55,
-            pattern(
-                rf"{BEFORE}[1-9][0-9]{{5}}(?:19|20)[0-9]{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
-                rf"[0-9]{{3}}[0-9X](?![0-9A-Z])"
+            _code(
+                "[1-9][0-9]{5}(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
+                "[0-9]{3}[0-9X]"
             ),
         ),
-        # What a form leaves of it: the birthday covered, or only the ends.
-        (0.5, pattern(rf"{BEFORE}[1-9][0-9]{{5}}[*X]{{8}}[0-9]{{3}}[0-9X](?![0-9A-Z])")),
+        # What a form leaves of it: the birthday covered.
+        (0.5, _code("[1-9][0-9]{5}[*X]{8}[0-9]{3}[0-9X]")),
     ),
     "SOCIAL_CREDIT_CODE": (
         (
             0.95,
-            pattern(
-                rf"{_NO_LETTER}{_CREDIT_CHARACTER}{{2}}[0-9]{{6}}[ \-]?{_CREDIT_CHARACTER}{{9}}[ \-]?"
-                rf"{_CREDIT_CHARACTER}{_NO_MORE}",
-                check=_credit_code,
+            _code(
+                rf"{_CREDIT}{{2}}[0-9]{{6}}[ \-]?{_CREDIT}{{9}}[ \-]?{_CREDIT}", check=_credit_code
             ),
         ),
     ),
@@ -135,16 +129,18 @@ RULES: Rules = {
             0.8,
             pattern(
                 rf"[{_PLATE_PROVINCES}][A-HJ-NP-Z][ ·・•.\-]{{0,2}}"
-                rf"(?:[DF][0-9A-HJ-NP-Z][0-9]{{4}}|[0-9]{{5}}[DF]|[0-9A-HJ-NP-Z]{{4}}"
-                rf"[0-9A-HJ-NP-Z挂学警港澳领]){_NO_MORE}",
+                r"(?:[DF][0-9A-HJ-NP-Z][0-9]{4}|[0-9]{5}[DF]|"
+                r"[0-9A-HJ-NP-Z]{4}[0-9A-HJ-NP-Z挂学警港澳领])(?![A-Z0-9])",
                 check=_plate,
             ),
         ),
-        (0.7, pattern(rf"使[0-9]{{3}}[ ·\-]?[0-9]{{3}}{AFTER}|[0-9]{{3}}[ ·\-]?[0-9]{{3}}使")),
+        (0.7, pattern(rf"使[0-9]{{3}}[ ·\-]?[0-9]{{3}}{AFTER}", needs="使")),
         (
             0.7,
             pattern(
-                rf"(?<![A-Z])WJ[ ·\-]?[{_PLATE_PROVINCES}]?[ ·\-]?[0-9]{{4}}[0-9XBTSHJD]{_NO_MORE}"
+                rf"(?<![A-Z])WJ[ ·\-]?[{_PLATE_PROVINCES}]?[ ·\-]?[0-9]{{4}}[0-9XBTSHJD]"
+                r"(?![A-Z0-9])",
+                likely="WJ",
             ),
         ),
     ),

@@ -1,8 +1,8 @@
 """Places in Chinese text: cities, counties and districts by name, addresses by their parts.
 
-An address runs from the large to the small without a space: 浙江省杭州市西湖区文三路12号3幢2单元501室.
-It is found from a place that the list knows, from a street with a number, or from a cue (家住, 地址),
-and followed part by part to its end. A province alone stays: it is no smaller than a state.
+An address runs from the large to the small without a space: 杭州市西湖区文三路12号3幢2单元501室.
+It is found from a place that the list knows, from a street with a number, or from a cue (家住,
+地址), and followed part by part to its end. A province alone stays: it is no smaller than a state.
 """
 
 import re
@@ -12,9 +12,11 @@ from functools import cache
 from privacy.masking.chinese import lexicon
 from privacy.masking.patterns import Place, Rules, pattern
 
+_ANY_HAN = re.compile(r"[\u4e00-\u9fff]")
 _HAN = r"\u4e00-\u9fff"
 # What cannot stand inside a place's name: the words around it.
-_PART = r"[\u4e00-\u9fff](?<![在于住到至的了和与及为从往去自是由因被把向对给将已曾并而且或若如等有无者址，。])"
+_AROUND = "在于住到至的了和与及为从往去自是由因被把向对给将已曾并而且或若如等有无者址"
+_PART = rf"[{_HAN}](?<![{_AROUND}])"
 _ADMINISTRATIVE = (
     r"自治区|特别行政区|自治州|自治县|自治旗|地区|新区|开发区|高新区|工业园区?|产业园|街道办?事?处?|社区|居委会|村委会|行政村|自然村|新村|林场|农场|"
     r"省|市|县|区|旗|盟|镇|乡|苏木|村|庄|屯|寨|街道"
@@ -33,39 +35,37 @@ _CHAIN = re.compile(
     rf"(?:(?:{_PART}){{1,8}}?(?:{_ADMINISTRATIVE}|{_STREET})(?![院科期管员长民场值盈净况售价])|"
     rf"(?:{_PART}){{1,8}}?(?:{_ESTATE}|{_STREET}|里|道|条|桥|浜|庄|村)[(]?(?={_NUMBERED})|"
     rf"(?:{_PART}){{2,6}}?(?:小区|花园|家园|公寓|大厦|新村|花苑|广场|家属院|宿舍)|"
+    # Few villages begin with a word of grammar; behind a county they are villages.
+    rf"[和向上下从有][{_HAN}]{{0,2}}(?:乡|镇|村)|"
     rf"(?:东|南|西|北|中|前|后)[侧面段路街门区口](?![皮])|"
-    rf"{_NUMBERED}[) ]?|[ ,，]?(?=(?:{_PART}){{2,6}}?(?:路|街|村|小区|镇|乡|区|县)))"
+    rf"{_NUMBERED}[) ]?|[ ,]?(?=(?:{_PART}){{2,6}}?(?:路|街|村|小区|镇|乡|区|县)))"
+)
+_HOUSE = re.compile(
+    r"(?<![0-9一二三四五六七八九十])[0-9一二三四五六七八九十]{1,5}(?:[\-之][0-9]{1,4})?(?:号院|号楼|号|栋|幢|座|单元|室|弄|组|队|社)"
+)
+_BEFORE_HOUSE = re.compile(
+    rf"(?:{_PART}){{1,6}}?(?:{_STREET}|{_ESTATE}|小区|新村|村|镇|乡|社区)(?:[东西南北中]段)?$"
 )
 _ROOM = re.compile(r"[ \-]?[0-9]{2,4}[A-Z]?(?:-[0-9]{1,4})?(?![0-9.年月日号:])")
-_POSTCODE = re.compile(r"[ ,;(（]{1,3}(?:邮编[:： ]?)?[0-9]{6}(?![0-9])")
+_POSTCODE = re.compile(r"[ ,;(]{1,3}(?:邮编[: ]?)?[0-9]{6}(?![0-9])")
 _PLACE_END = re.compile(r"[市县区州旗盟岛域省]")
 _CUE = re.compile(
-    r"(?:(?:家庭|现|常|联系|通讯|通信|居住|收货|邮寄|单位|户籍|户口|注册|公司|办公|详细|身份证|登记|开户|房屋|房产|抵押物|营业)?(?:住址|地址|住所)|现住|家住|居住于|居住在|常住|暂住|"
-    r"户籍(?:所在地|地)?|户口所在地|籍贯|出生地|居住地|现居地?|祖籍|原籍|老家|来自|寄往|寄到|寄至|送至|搬到|搬至|位于|住在|坐落于?|毕业于)[:： 为是在于]{0,4}"
+    r"(?:(?:住址|地址|住所)|现住|家住|居住[于在]|常住|暂住|户籍(?:所在地|地)?|户口所在地|籍贯|出生地|"
+    r"居住地|现居地?|祖籍|原籍|老家|来自|寄[往到至]|送至|搬[到至]|位于|住在|坐落于?|毕业于)"
+    r"[: 为是在于]{0,4}"
 )
-_TO_DELIMITER = re.compile(r"[^\s,，。;；、:：|（(<\[]{2,40}")
-# Names of cities that are everyday words as well: only with 市 behind them.
-_WORDS_TOO = frozenset(
-    "阳春 天门 阿里 安康 东方 白银 大同 朝阳 来宾 普洱 固原 和田 海东 黄山 中卫 百色 武威 三明 开封 日照 中山 大理 平凉 海口 宜春 吉安 安顺 保定 大安 安达 "
-    "安国 合作 和平 高平 永安 长乐 北安 同江 东港 高安 德兴 新民 平度 万宁 文昌 兴平 兴城 公主岭 安陆 当阳 常宁 凌源 都江 吉首 临海 东兴 大冶 "
-    "北流 福安 福清 乐昌 高要 高州 古交 海城 海门 海林 河间 化州 建德 界首 句容 开平 开远 老河口 冷水江 黎城 灵武 龙口 龙海 龙井 明光 南康 "
-    "平湖 青铜峡 任丘 荣成 瑞安 瑞金 如皋 三河 沙河 上虞 深州 石首 泰兴 天长 调兵山 铁力 桐城 洪江 万源 新乐 新泰 兴化 兴义 宜城 玉门 增城 章丘 招远 "
-    "枝江 钟祥 资兴 文山 怀化 自贡 吴忠 长治 平顶山 丰城 五常 磐石 北票 盖州 大石桥 金华 丽水 丹东 景洪 临江 永城 汉川 中江 敦化 通化 临夏 桐乡 合山 红河 双鸭山 定西 天水 海南 海北 海西 黄南 "
-    "四平 山南 吉林 铁门关 可克达拉 双河 昆玉 北屯 河池 广安 池州 凉山 甘南 黄石 白山 白城 白河 武安 南宫 安丘 高密 高邮 江阴 五大连池 绥芬河".split()
-)
-_NOT_ALONE = frozenset(
-    "城区 郊区 矿区 东区 西区 应县 和县 成县 道县 费县 户县 房县 代县 单县 易县 兴县 新县".split()
-)
+_TO_DELIMITER = re.compile(r"[^\s,。;、:|(<\[]{2,40}")
 
 
 class _Gazetteer:
     """The list of places by what text shows of them."""
 
     def __init__(self) -> None:
-        levels = lexicon.read_places()
+        doubtful = lexicon.read_groups("doubtful_places.txt")
+        levels = lexicon.read_groups("places.txt")
         self.words = lexicon.read_words()
-        self.full = (levels["prefecture"] | levels["county"]) - _NOT_ALONE
-        self.full |= frozenset("北京市 上海市 天津市 重庆市".split())
+        self.full = (levels["prefecture"] | levels["county"]) - doubtful["generic"]
+        self.full |= frozenset(["北京市", "上海市", "天津市", "重庆市"])
         self.full |= {
             lexicon.short_name(name) + "州"
             for name in levels["prefecture"]
@@ -74,8 +74,8 @@ class _Gazetteer:
         self.longest = max(map(len, self.full))
         short = {lexicon.short_name(name) for name in levels["prefecture"]}
         short |= {name[:-1] for name in levels["county"] if name.endswith("市")}
-        short |= frozenset("北京 上海 天津 重庆 香港 澳门 台北 高雄 浦东".split())
-        self.short = frozenset(name for name in short - _WORDS_TOO if len(name) > 1)
+        short |= frozenset("北京 上海 天津 重庆 香港 澳门 台北 高雄 浦东".split())  # noqa: SIM905
+        self.short = frozenset(name for name in short - doubtful["word"] if len(name) > 1)
         begins = "".join(sorted({name[0] for name in self.short}))
         self.begins = re.compile(f"[{begins}]")
         provinces = sorted(
@@ -93,6 +93,8 @@ def _gazetteer() -> _Gazetteer:
 
 def find_places(text: str) -> Iterator[Place]:
     """Places of the list with the address around them, and addresses behind cues."""
+    if not _ANY_HAN.search(text):
+        return
     begin = end = 0
     for start, stop in sorted([*_full_names(text), *_short_names(text), *_cued(text)]):
         if stop <= end:
@@ -104,6 +106,18 @@ def find_places(text: str) -> Iterator[Place]:
         end = _extend_right(text, stop)
     if end:
         yield begin, end
+
+
+def find_numbered_streets(text: str) -> Iterator[Place]:
+    """A street, estate or village with a number behind it, wherever it is: 建设路12号3幢501."""
+    end = 0
+    for house in _HOUSE.finditer(text):
+        if house.start() < end:
+            continue
+        street = _BEFORE_HOUSE.search(text, max(end, house.start() - 12), house.start())
+        if street:
+            end = _extend_right(text, house.end())
+            yield street.start(), end
 
 
 def _full_names(text: str) -> Iterator[Place]:
@@ -157,7 +171,7 @@ def _cued(text: str) -> Iterator[Place]:
     for cue in _CUE.finditer(text):
         start = cue.end()
         stop = _extend_right(text, start)
-        told = cue.group()[-1] in ":："
+        told = cue.group()[-1] == ":"
         if stop == start and told:
             value = _TO_DELIMITER.match(text, start)
             if value and (
@@ -190,26 +204,22 @@ def _extend_right(text: str, stop: int) -> int:
 RULES: Rules = {
     "LOCATION": (
         (0.6, find_places),
+        (0.6, find_numbered_streets),
         (
             0.6,
             pattern(
-                rf"(?:{_PART}){{1,6}}?(?:{_STREET}|{_ESTATE}|小区|新村|村|镇|乡|社区)(?:[东西南北中]段)?"
-                rf"[0-9一二三四五六七八九十]{{1,5}}(?:[-之][0-9]{{1,4}})?(?:号院|号楼|号|栋|幢|座|单元|室|弄|组|队|社)"
-                rf"(?:{_NUMBERED}|[ \-]?[0-9]{{2,4}}(?![0-9.]))*"
+                r"(?<![0-9A-Z.])[0-9A-Z]{1,4}(?:[栋幢座]|号楼)[0-9A-Z]{1,3}"
+                r"(?:单元|[门层楼])[0-9A-Z]{0,5}[室户号房]?",
+                likely="[栋幢座]|号楼",
             ),
         ),
         (
             0.6,
             pattern(
-                r"(?<![0-9A-Za-z.])[0-9A-Za-z]{1,4}(?:栋|幢|号楼|座)[0-9A-Za-z]{1,3}(?:单元|门|层|楼)[0-9A-Za-z]{0,5}(?:室|户|号|房)?"
+                r"(?<![0-9A-Z.])[0-9A-Z]{1,4}(?:[栋幢]|号楼|单元)[0-9A-Z]{3,5}[室户号房]?",
+                likely="[栋幢]|号楼|单元",
             ),
         ),
-        (
-            0.6,
-            pattern(
-                r"(?<![0-9A-Za-z.])[0-9A-Za-z]{1,4}(?:栋|幢|号楼|单元)[0-9A-Za-z]{3,5}(?:室|户|号|房)?"
-            ),
-        ),
-        (0.7, pattern(r"(?:邮编|邮政编码|邮码|邮区)[ :：为是]{0,4}(?P<value>[0-9]{6})(?![0-9])")),
+        (0.7, pattern(r"邮(?:编|政编码|码|区)[ :为是]{0,4}(?P<value>[0-9]{6})(?![0-9])")),
     ),
 }
