@@ -202,7 +202,7 @@ def test_kill_9_leaves_no_output_and_no_process_and_the_next_start_goes_on(tmp_p
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.wait()
     assert not output.exists()
     counted = json.loads(done.read_text())["num_lines"]
     assert 0 < counted < 40_000
