@@ -204,6 +204,11 @@ class PolicySection(_Section):
 class MaskingSection(_Section):
     """How this site masks, beside what a plan says."""
 
+    ner: Annotated[str, AfterValidator(_not_empty)] = Field(
+        default="none",
+        description="A model beside the rules: none, spacy:PATH, transformers:PATH, gliner:PATH, "
+        "with an absolute path; what it finds is masked too",
+    )
     labelled_notes: Annotated[FilePath | None, BeforeValidator(_optional_path)] = Field(
         default=None,
         description="Own notes with marked personal data, JSONL; empty: none. They count before "

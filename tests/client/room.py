@@ -86,7 +86,8 @@ def request(
     }
     message = Message(wire.write_instruction(instruction, plan), 1, instruction.kind, group_id="1")
     encoded = json.dumps(header).encode()
-    return HEADER.pack(len(encoded)) + encoded + message_to_proto(message).SerializeToString()
+    sent: bytes = message_to_proto(message).SerializeToString()
+    return HEADER.pack(len(encoded)) + encoded + sent
 
 
 def worker(folder: Path, before: str = "") -> Worker:

@@ -117,7 +117,12 @@ def test_surrogates_need_a_key_and_a_new_one_is_told_by_its_id(
 def test_the_source_of_the_settings_is_previewed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = {"id": "r1", "prompt": f"card {CARD}", "completion": "x", "label": "red"}
+    record: dict[str, object] = {
+        "id": "r1",
+        "prompt": f"card {CARD}",
+        "completion": "x",
+        "label": "red",
+    }
     write(tmp_path / "notes.jsonl", [record])
     cli.main(
         ["init", "--home", str(tmp_path / "home"), "--name", "s", "--federation", "f",
