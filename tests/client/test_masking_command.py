@@ -17,6 +17,9 @@ from client.masking.rows import RowMasker, RowSettings, RowStats
 from privacy import console
 from privacy.masking.config import MaskingConfig
 
+# The recognisers' libraries take long to load where other tests run beside.
+pytestmark = pytest.mark.timeout(240)
+
 TYPES = ("CREDIT_CARD", "EMAIL")
 CARD = "4111 1111 1111 1111"
 CANARY = "zebra-quilt-0451"

@@ -15,6 +15,9 @@ from privacy.masking.surrogates import SurrogateKey
 
 CARD = "4111 1111 1111 1111"
 SECRET = "Erika Mustermann"  # noqa: S105 - stands for the text of a record
+# The recognisers' libraries take long to load where other tests run beside.
+pytestmark = pytest.mark.timeout(240)
+
 TYPES = ("CREDIT_CARD", "DATE", "EMAIL", "PHONE")
 
 
