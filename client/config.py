@@ -147,6 +147,11 @@ class PolicySection(Section):
     required_masking: Annotated[
         tuple[str, ...], Field(strict=False), AfterValidator(_known_types)
     ] = Field(default=ENTITY_TYPES, description="Entity types that a plan must mask")
+    recall_floor: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9,
+        description="Least share of planted examples of each type to find before training; the "
+        "plan's counts where it is higher",
+    )
 
 
 class MaskingSection(Section):
@@ -156,6 +161,11 @@ class MaskingSection(Section):
         default="none",
         description="Model of names and places on this disk: none, spacy:<path>, "
         "transformers:<path>",
+    )
+    labelled_notes: OptionalPath = Field(
+        default=None,
+        description="Own notes with marked personal data, JSONL; empty: none. They count before "
+        "training, and nothing of them leaves",
     )
 
 

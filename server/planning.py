@@ -73,6 +73,8 @@ class _Text(_Section):
 class _Masking(_Section):
     languages: list[str] = ["en"]
     entity_types: list[str] = list(ENTITY_TYPES)
+    mode: str = "placeholder"
+    recall_floor: float = 0.9
 
 
 class _Privacy(_Section):
@@ -195,6 +197,8 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
             masking=MaskingConfig(
                 languages=tuple(sorted(written.masking.languages)),
                 entity_types=tuple(sorted(written.masking.entity_types)),
+                mode=written.masking.mode,
+                recall_floor=written.masking.recall_floor,
             ),
             mechanism=MechanismConfig(
                 **privacy.model_dump(exclude={"noise_multiplier"}),
