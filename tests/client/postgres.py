@@ -1,10 +1,11 @@
 """A real PostgreSQL server in a temporary folder, for as long as a test needs it.
 
 Debian keeps `initdb` and `pg_ctl` out of the path; the server refuses to run as root, so that
-tests which run as root start it as `nobody`.
+tests which run as root start it as `postgres`, whom its package makes.
 """
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -70,7 +71,7 @@ class Server:
             path.write_bytes(content)
             path.chmod(0o600)
             if os.geteuid() == 0:
-                shutil.chown(path, "nobody")
+                shutil.chown(path, _server_user())
         try:
             self._switch("ALTER SYSTEM SET ssl = on", "on")
             yield
@@ -102,7 +103,7 @@ def running(binaries: Path) -> Iterator[Server]:
         password.write_text(PASSWORD)
         if os.geteuid() == 0:
             for path in (folder, password):
-                shutil.chown(path, "nobody")
+                shutil.chown(path, _server_user())
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -119,8 +120,16 @@ def running(binaries: Path) -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _server_user() -> str:
+    # Not `nobody` where there is another: tests of the sandbox act as that one at the same time.
+    try:
+        return pwd.getpwnam("postgres").pw_name
+    except KeyError:
+        return "nobody"
+
+
 def _run(command: list[object]) -> None:
-    user = "nobody" if os.geteuid() == 0 else None
+    user = _server_user() if os.geteuid() == 0 else None
     subprocess.run(
         [str(part) for part in command],
         check=True,

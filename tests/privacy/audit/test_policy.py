@@ -142,6 +142,8 @@ X1, X2 = WITNESSES["X1"].public.vkey, WITNESSES["X2"].public.vkey
         ("please\nquorum none\n", "line 1: expected 'log KEY'"),
         ("quorum none\r\n", "line 1: expected no control characters"),
     ],
+    # Keys are new in every process, and a name must not be.
+    ids=range(18),
 )
 def test_a_policy_that_could_mean_two_things_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ConfigError, match="expected") as caught:

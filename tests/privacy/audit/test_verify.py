@@ -546,7 +546,10 @@ def test_masking_less_than_the_plan_says_is_found(federation: Federation) -> Non
 @pytest.mark.parametrize(
     ("recall", "canaries"),
     [
-        ([["DATE", "en", 40, 35]], None),
+        ([[*row[:3], 35 if row[0] == "DATE" else row[3]] for row in RECALL], None),
+        # A type of which nothing is said, and one of which less was looked for.
+        (RECALL[1:], None),
+        ([["ACCOUNT_NUMBER", "en", 1, 1], *RECALL[1:]], None),
         (RECALL, digest("another set")),
     ],
 )
