@@ -15,10 +15,9 @@ from privacy.audit.log import Log
 from privacy.audit.rules import Accountant
 from privacy.dp import calibrate
 from privacy.dp.config import MechanismConfig, Unit
-from privacy.masking.config import MaskingConfig
-from privacy.pki.identity import SigningKey
 from privacy.masking.canaries import num_planted
-from privacy.masking.config import ENTITY_TYPES
+from privacy.masking.config import ENTITY_TYPES, MaskingConfig
+from privacy.pki.identity import SigningKey
 from privacy.plan import (
     ExitConfig,
     OptimizerConfig,
