@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _quality(parser, arguments)
     if arguments.command == "audit":
         return _audit(parser, arguments)
+    if arguments.command == "masking":
+        return _masking(arguments)
     counts = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
     if any(count < 1 for count in counts.values()):
         parser.error(f"expected at least one of each of {', '.join(counts)}")
@@ -97,6 +99,25 @@ def _audit(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
     return 0
 
 
+def _masking(arguments: argparse.Namespace) -> int:
+    from bench import masking
+
+    machine = federated_round.machine()
+    print(machine)
+    found = []
+    try:
+        for row in masking.rows(arguments.data, say=lambda text: print(text, file=sys.stderr)):
+            print(masking.line(row), flush=True)
+            found.append(row)
+    except (RuntimeError, OSError, FederationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        content = {"machine": machine, "rows": [asdict(row) for row in found]}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
 def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
     if arguments.command == "round":
         yield federated_round.compare(arguments.clients, arguments.rounds)
@@ -155,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_json(step_parser)
     _add_quality(commands)
     _add_audit(commands)
+    _add_masking(commands)
     return parser
 
 
@@ -171,6 +193,19 @@ def _add_audit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--entries", type=int, default=1_000_000, help="in the tree (default %(default)s)")
     add("--signed", type=int, default=20_000, help="signed and appended (default %(default)s)")
     add("--batch", type=int, default=1000, help="entries of one sync (default %(default)s)")
+    _add_json(parser)
+
+
+def _add_masking(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "personal data found, needlessly masked text and speed, beside stock Presidio"
+    parser = commands.add_parser(
+        "masking",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]} with no model. A set is a file "
+        "NAME/NAME.jsonl.gz of rows {id, text, spans}; a set that is missing is skipped.",
+        epilog="example: python -m bench masking --data DIR --json masking.json",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the sets")
     _add_json(parser)
 
 

@@ -69,6 +69,7 @@ from privacy.errors import (
     TransportError,
     VerificationError,
 )
+from privacy.masking.canaries import measure, parse_recalls, planted
 from privacy.plan import RunPlan
 from privacy.version import VERSION
 
@@ -653,6 +654,7 @@ class Agent:
                 "site_config_digest": self._config_digest,
                 "plan": plan.canonical().decode(),
                 "holdout_key": self._holdout_key.hex(),
+                **self._surrogate_key(plan),
             }
         ).encode()
         request = (
@@ -699,14 +701,22 @@ class Agent:
         start = (self._worker.pid, plan.digest)
         if start == self._noted_start or "masking" not in local:
             return
+        recall = _checked_recall(plan, local["canaries"])
         self._noted_start = start
         self._journal.record(
             Event.DATA_MASKED,
-            {"plan": plan.digest},
+            {"plan": plan.digest, "canaries": plan.canaries},
             entity_types=list(plan.masking.entity_types),
+            recall=recall,
             commitment=self._journal.commit_to(local["masking"]),
         )
         self._journal.record(Event.SELF_TEST_PASSED, {"plan": plan.digest})
+
+    def _surrogate_key(self, plan: RunPlan) -> dict[str, str]:
+        """The key for the child, where the plan needs it."""
+        if plan.masking.mode != "surrogate":
+            return {}
+        return {"surrogate_key": self._home.surrogate_key().secret.hex()}
 
     def _keep_results(
         self, plan: RunPlan, instruction: wire.Instruction, local: Mapping[str, Any]
@@ -754,6 +764,29 @@ class Agent:
         self._status.update(news, at=round(time.time(), 3))
         self._home.write_json(self._home.status_path, self._status)
         self._say({"site": self._site, **news})
+
+
+def _checked_recall(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[list[object]]:
+    """The child's figures of planted examples, which go into the log.
+
+    Only how many it found is the child's to say: a figure that records could have a part in must
+    not leave.
+
+    Raises:
+      ValueError: It was asked for other examples, or says that too few were found.
+    """
+    recalls = parse_recalls(rows)
+    expected = measure(
+        lambda text: [],
+        [note for language in plan.masking.languages for note in planted(language)],
+        plan.masking.entity_types,
+    )
+    said = [(recall.entity_type, recall.source, recall.num_planted) for recall in recalls]
+    if said != [(recall.entity_type, recall.source, recall.num_planted) for recall in expected]:
+        raise ValueError("expected recall of the plan's planted examples")
+    if any(recall.share < plan.masking.recall_floor for recall in recalls):
+        raise ValueError("expected recall above the plan's floor")
+    return [recall.as_list() for recall in recalls]
 
 
 def make_worker(home: SiteHome) -> Worker:

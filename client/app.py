@@ -4,9 +4,10 @@ The records are read, masked and tokenised once a process (`_Node.load`); each r
 the adapter that came, trains in private, and answers with the update. The agent calls this in a
 child process without keys and network; Flower's simulation calls it as it is.
 
-Node config: `site_config` (site.toml), `plan` (canonical text) and `holdout_key` (hex). In a
-simulation the run config holds them instead, `site_config` as a comma-separated list of which
-`partition-id` picks one; no agent guards it, so it is for studies on public data only.
+Node config: `site_config` (site.toml), `plan` (canonical text), `holdout_key` (hex), and
+`surrogate_key` (hex) where the plan masks by surrogates. In a simulation the run config holds them
+instead, `site_config` as a comma-separated list of which `partition-id` picks one; no agent guards
+it, so it is for studies on public data only.
 """
 
 import json
@@ -32,6 +33,8 @@ from model.tensors import packed_digest
 from privacy import wire
 from privacy.dp.audit import self_test
 from privacy.errors import ConfigError
+from privacy.masking.canaries import OWN, summary
+from privacy.masking.surrogates import SurrogateKey
 from privacy.plan import RunPlan
 
 app = ClientApp()
@@ -47,7 +50,7 @@ def train(message: Message, context: Context) -> Message:
     share = node.plan.share(node.config.site.name)
     result = train_round(node.model, node.data.train, node.plan, share, server_round=server_round)
     report("trained", loss=result.loss_local, steps=result.num_steps, seconds=result.seconds)
-    _keep(context, masking=node.masking())
+    _keep(context, masking=node.masking(), canaries=node.canaries())
     metrics = {"num_steps": result.num_steps} if "num_steps" in instruction.metrics else {}
     reply = wire.Reply(
         kind="train",
@@ -70,7 +73,7 @@ def evaluate(message: Message, context: Context) -> Message:
     results = evaluate_all(
         node.model, node.tokenizer, node.data, node.plan, node.config, federated
     )
-    _keep(context, masking=node.masking(), results=results)
+    _keep(context, masking=node.masking(), canaries=node.canaries(), results=results)
     reply = wire.Reply(
         kind="evaluate",
         plan=node.plan.digest,
@@ -96,10 +99,24 @@ class _Node:
     def masking(self) -> dict[str, object]:
         """What masking did, for the site's own files."""
         stats = self.data.masking
-        return {"num_records": stats.num_records, "num_masked": dict(stats.num_masked)}
+        return {
+            "num_records": stats.num_records,
+            "num_masked": dict(stats.num_masked),
+            "own_recall": summary(stats.recalls)[OWN],
+        }
+
+    def canaries(self) -> list[list[object]]:
+        """Recall on planted examples, for the log."""
+        return summary(self.data.masking.recalls)["planted"]
 
     @classmethod
-    def load(cls, site_config: Path, plan: RunPlan, holdout_key: bytes) -> Self:
+    def load(
+        cls,
+        site_config: Path,
+        plan: RunPlan,
+        holdout_key: bytes,
+        surrogate_key: SurrogateKey | None = None,
+    ) -> Self:
         """Load the base by digest, put the adapter in, test it, and read the records.
 
         Raises:
@@ -124,7 +141,14 @@ class _Node:
             if num_records % 100 == 0:
                 report("masking", records=num_records)
 
-        data = dataset.load(config, plan, tokenizer, holdout_key=holdout_key, progress=progress)
+        data = dataset.load(
+            config,
+            plan,
+            tokenizer,
+            holdout_key=holdout_key,
+            surrogate_key=surrogate_key,
+            progress=progress,
+        )
         report("masked", records=data.masking.num_records)
         return cls(config=config, plan=plan, model=adapted, tokenizer=tokenizer, data=data)
 
@@ -150,7 +174,10 @@ def _node(context: Context) -> _Node:
         # One plan at a time: two adapted bases in memory could be more than the limit allows.
         _loaded.clear()
         holdout_key = bytes.fromhex(str(settings["holdout_key"]))
-        _loaded[key] = _Node.load(Path(site_config), plan, holdout_key)
+        secret = bytes.fromhex(str(settings.get("surrogate_key", "")))
+        _loaded[key] = _Node.load(
+            Path(site_config), plan, holdout_key, SurrogateKey(secret) if secret else None
+        )
     return _loaded[key]
 
 

@@ -39,7 +39,7 @@ def check_site(folder: Path) -> list[Finding]:
         return [Finding(name="settings", ok=False, found=str(error), advice=error.hint)]
     findings = [Finding(name="settings", ok=True, found=f"{home.config_path} can be read")]
     keys = (home.tls_key_path, home.signing_key_path, home.holdout_key_path)
-    findings += [check_key(path) for path in keys]
+    findings += [check_key(path) for path in (*keys, *home.surrogate_key_paths())]
     findings += [check_data(config), check_device(config.compute.device)]
     base = config.base.folder or Path(str(files("model"))) / "nano"
     findings.append(check_memory(base, memory_limit_mb=config.compute.memory_limit_mb))

@@ -20,10 +20,11 @@ from client.config import (
     format_config,
 )
 from client.home import SiteHome
+from client.masking.arguments import add_arguments
 from privacy import console
 from privacy.audit.entry import Event, format_time
 from privacy.dp.config import Unit
-from privacy.errors import ConfigError, PlanRefusedError
+from privacy.errors import ConfigError, MaskingError, PlanRefusedError
 from privacy.pki.authority import load_tls_key
 from privacy.pki.enrolment import make_request, read_kit, read_request
 from privacy.plan import RunPlan
@@ -110,6 +111,15 @@ def _parser() -> console.Parser:
     add("budget", "Show what was spent of the privacy budget, round by round.", "budget --json")
     add("sent", "List what left this site: when, how much, under which plan and round.", "sent")
     add("stop", "Stop the agent of this site.", "stop")
+    add_arguments(
+        add(
+            "mask",
+            "Show what masking makes of records, and write masked copies. The preview prints text "
+            "of records to this terminal, because it was asked to; nothing goes into a log.",
+            "mask --input notes.jsonl --preview 20 --html preview.html\n"
+            "cloister-site mask --input notes.jsonl --output masked.jsonl --keep id --stats",
+        )
+    )
     return parser
 
 
@@ -124,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "budget": _budget,
         "sent": _sent,
         "stop": _stop,
+        "mask": _mask,
     }
     return console.run(_parser(), handlers, argv)
 
@@ -286,8 +297,28 @@ def _decide(
         raise PlanRuleError("refused-by-person", "a person here refused the plan")
     check_plan(plan, config, federation)
     check_budget(plan, home.ledger())
+    _check_masking(plan, config, home)
     if not args.yes and not _confirmed("approve this plan; is the digest"):
         raise ConfigError("nothing decided", hint="answer yes, or run it with --yes or --refuse")
+
+
+def _check_masking(plan: RunPlan, config: SiteConfig, home: SiteHome) -> None:
+    """Mask the planted examples now: what fails here would fail in each round, and spend it.
+
+    Raises:
+      PlanRuleError: Too few are found, or a key is missing.
+    """
+    # Imported where it is needed: recognisers take seconds to load.
+    from client.dataset import pass_canaries
+    from client.policy import PlanRuleError
+    from privacy.masking.detect import Detector
+
+    try:
+        if plan.masking.mode == "surrogate":
+            home.surrogate_key()
+        pass_canaries(Detector(plan.masking), config, plan)
+    except (MaskingError, ConfigError) as error:
+        raise PlanRuleError("recall-floor", str(error), hint=error.hint) from None
 
 
 def _offered(
@@ -437,6 +468,13 @@ def _stop(args: argparse.Namespace) -> int:
         pause.wait(0.1)
     _show(args, {"stopped": pid}, f"agent {pid} stopped")
     return console.OK
+
+
+def _mask(args: argparse.Namespace) -> int:
+    # Imported where it is needed: it brings the recognisers with it.
+    from client.masking import command
+
+    return command.run(args)
 
 
 def _show(args: argparse.Namespace, value: object, text: str) -> None:

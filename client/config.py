@@ -194,6 +194,21 @@ class PolicySection(_Section):
     required_masking: Annotated[
         tuple[str, ...], Field(strict=False), AfterValidator(_known_types)
     ] = Field(default=ENTITY_TYPES, description="Entity types that a plan must mask")
+    recall_floor: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9,
+        description="Least share of planted examples of each type to find before training; the "
+        "plan's counts where it is higher",
+    )
+
+
+class MaskingSection(_Section):
+    """How this site masks, beside what a plan says."""
+
+    labelled_notes: Annotated[FilePath | None, BeforeValidator(_optional_path)] = Field(
+        default=None,
+        description="Own notes with marked personal data, JSONL; empty: none. They count before "
+        "training, and nothing of them leaves",
+    )
 
 
 class EvaluationSection(_Section):
@@ -214,6 +229,7 @@ class SiteConfig(_Section):
     compute: ComputeSection = ComputeSection()
     base: BaseSection = BaseSection()
     policy: PolicySection = PolicySection()
+    masking: MaskingSection = MaskingSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @model_validator(mode="after")

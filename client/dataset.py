@@ -1,13 +1,15 @@
 """From a site's records to token ids: the raw record's one door.
 
-Connectors are read here and nowhere else. What leaves is masked: token ids to train on, and the
-text of held-out records to evaluate on. Either the whole file is read or none of it is used.
+Connectors are read here and nowhere else. Before the first record is read, planted examples are
+masked, and nothing is read where too few are found. What leaves is masked: token ids to train on,
+and the text of held-out records to evaluate on. Either the whole file is read or none of it is
+used.
 """
 
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,8 +20,10 @@ from client.connectors.jsonl import Record, read_records
 from model.tokenizer import Example, encode
 from privacy.dp.config import Unit
 from privacy.errors import ConfigError
+from privacy.masking.canaries import Recall, check_recall, measure, planted, read_notes
 from privacy.masking.detect import Detector
-from privacy.masking.mask import mask
+from privacy.masking.replace import Replacer
+from privacy.masking.surrogates import SurrogateKey
 from privacy.plan import RunPlan
 
 HELD_OUT_SHARE = 0.2
@@ -64,10 +68,13 @@ class MaskingStats:
       num_records: Records read.
       num_masked: Number of spans replaced in the fields that are used, by entity type; every type
         of the plan is a key.
+      recalls: Recall on planted examples, which may leave, and on the site's own notes, which may
+        not.
     """
 
     num_records: int
     num_masked: dict[str, int]
+    recalls: tuple[Recall, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,20 +105,21 @@ def load(
     tokenizer: PreTrainedTokenizerBase,
     *,
     holdout_key: bytes,
+    surrogate_key: SurrogateKey | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SiteDataset:
     """Read, mask, split and tokenise this site's records.
 
     `holdout_key` is this site's secret. It alone decides which units are held out, the same in
-    every run, and nobody without it can tell which. `progress` is called with the number of
-    records done, after each.
+    every run, and nobody without it can tell which. `surrogate_key` is another secret, for plans
+    whose mode is `surrogate`. `progress` is called with the number of records done, after each.
 
     Rows with the same identifier are one unit: they are clipped together and held out together,
     so that neither a copy nor a second note weakens the guarantee.
 
     Raises:
       ConfigError: The file or a record in it cannot be used, or the plan protects another unit.
-      MaskingError: Personal data cannot be masked.
+      MaskingError: Personal data cannot be masked, or too few planted examples are found.
       ValueError: The key is too short to be secret.
     """
     if len(holdout_key) < MIN_HOLDOUT_KEY_BYTES:
@@ -126,14 +134,16 @@ def load(
         )
     # What is neither learnt nor scored is not read any further.
     used = ("prompt", "label", plan.text.answer)
-    masker = _Masker(Detector(plan.masking), plan.masking.entity_types, used)
+    detector, replacer = Detector(plan.masking), Replacer(plan.masking, surrogate_key)
+    recalls = pass_canaries(detector, config, plan)
+    masker = _Masker(detector, replacer, plan.masking.entity_types, used)
     train: dict[str, list[Example]] = {}
     held_out: list[LabelledUnit] = []
     labels: set[str] = set()
     num_records = 0
     for record in read_records(config.data.path):
         unit_id = record.record_id if config.data.unit == Unit.RECORD else record.unit_id
-        masked = masker.mask(record)
+        masked = masker.mask(record, subject=unit_id)
         prompt, label, answer = masked["prompt"], masked["label"], masked[plan.text.answer]
         if is_held_out(unit_id, holdout_key):
             unit = LabelledUnit(unit_id=unit_id, prompt=prompt, answer=answer, label=label)
@@ -157,8 +167,26 @@ def load(
         ),
         held_out=tuple(held_out),
         labels=tuple(sorted(labels)),
-        masking=MaskingStats(num_records=num_records, num_masked=masker.num_masked),
+        masking=MaskingStats(
+            num_records=num_records, num_masked=masker.num_masked, recalls=recalls
+        ),
     )
+
+
+def pass_canaries(detector: Detector, config: SiteConfig, plan: RunPlan) -> tuple[Recall, ...]:
+    """Recall on the planted examples of the plan's languages and on the site's own notes.
+
+    Raises:
+      ConfigError: The site's own notes cannot be read.
+      MaskingError: A type is found less often than the plan or this site demands; no record was
+        read.
+    """
+    notes = [note for language in plan.masking.languages for note in planted(language)]
+    if config.masking.labelled_notes is not None:
+        notes += read_notes(config.masking.labelled_notes)
+    recalls = measure(detector.find, notes, plan.masking.entity_types)
+    check_recall(recalls, max(plan.masking.recall_floor, config.policy.recall_floor))
+    return tuple(recalls)
 
 
 def probe(config: SiteConfig, *, limit: int) -> int:
@@ -171,6 +199,18 @@ def probe(config: SiteConfig, *, limit: int) -> int:
     if num_records == 0:
         raise ConfigError(f"{config.data.path}: expected at least one record, got none")
     return num_records
+
+
+def source_rows(config: SiteConfig, name: str) -> Iterator[dict[str, object]]:
+    """The raw records of a source, for the operator's own preview and masked copy at home.
+
+    Raises:
+      ConfigError: There is no such source, or a record in it cannot be used.
+    """
+    if name != "data":
+        raise ConfigError(f"expected source data, got {name[:60]!r}", hint="see site.toml")
+    for record in read_records(config.data.path):
+        yield {"id": record.record_id, "unit_id": record.unit_id, **record.fields}
 
 
 def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
@@ -186,15 +226,20 @@ class _Masker:
     """Masks records and counts what it replaced; a label, which repeats, is masked once."""
 
     def __init__(
-        self, detector: Detector, entity_types: tuple[str, ...], used: Sequence[str]
+        self,
+        detector: Detector,
+        replacer: Replacer,
+        entity_types: tuple[str, ...],
+        used: Sequence[str],
     ) -> None:
         self._detector = detector
+        self._replacer = replacer
         self._used = frozenset(used)
         self._labels: dict[str, tuple[str, Counter[str]]] = {}
         self.num_masked = dict.fromkeys(entity_types, 0)
 
-    def mask(self, record: Record) -> dict[str, str]:
-        """The record's fields that are used, masked."""
+    def mask(self, record: Record, *, subject: str) -> dict[str, str]:
+        """The record's fields that are used, masked; dates of one `subject` move together."""
         masked = {}
         for name, text in record.fields.items():
             if name not in self._used:
@@ -203,7 +248,9 @@ class _Masker:
                 masked[name], counts = self._labels[text]
             else:
                 spans = self._detector.find(text)
-                masked[name] = mask(text, spans)
+                # A label is the same for every subject, or it would be as many labels.
+                whose = None if name == "label" else subject
+                masked[name] = self._replacer.replace(text, spans, subject=whose)
                 counts = Counter(span.entity_type for span in spans)
                 if name == "label":
                     self._labels[text] = masked[name], counts

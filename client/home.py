@@ -6,6 +6,8 @@ keys/                private keys, mode 0700; the training process never sees th
   tls.key            EC P-256, proves the site to the coordinator
   signing.key        Ed25519, signs evidence and updates
   holdout.key        32 random bytes: which units are held out
+  surrogate-1.key    32 random bytes: which made-up values stand for real ones; the highest number
+                     is used, the others are kept to make text of earlier times again
 request.json         enrolment request for the coordinator; holds public keys only
 kit.json             the coordinator's signed answer
 journal.sqlite       decisions, evidence, everything that left
@@ -20,6 +22,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,10 +35,14 @@ from client.config import SiteConfig, load_config
 from client.journal import Journal
 from privacy import transit
 from privacy.dp.ledger import Ledger
+from privacy.durable import sync_folder
 from privacy.errors import ConfigError
+from privacy.masking.surrogates import KEY_BYTES, SurrogateKey
 from privacy.pki.authority import generate_tls_key, load_tls_key, save_tls_key
 from privacy.pki.enrolment import EnrolmentKit, read_kit
 from privacy.pki.identity import SigningKey, write_private
+
+_SURROGATE_KEY = re.compile(r"surrogate-([1-9][0-9]{0,5})\.key")
 
 
 class SiteHome:
@@ -65,7 +72,7 @@ class SiteHome:
         return load_config(self.config_path)
 
     def make_keys(self) -> None:
-        """Make the site's three keys, mode 0600 in a folder of mode 0700.
+        """Make the site's four keys, mode 0600 in a folder of mode 0700.
 
         Raises:
           ConfigError: One exists already.
@@ -75,6 +82,42 @@ class SiteHome:
         save_tls_key(generate_tls_key(), self.tls_key_path)
         SigningKey.generate().save(self.signing_key_path)
         write_private(self.holdout_key_path, secrets.token_bytes(32))
+        self.add_surrogate_key()
+
+    def surrogate_key_paths(self) -> list[Path]:
+        """The files of the surrogate keys, the one in use last."""
+        found = {
+            int(match[1]): path
+            for path in self.keys_folder.glob("surrogate-*.key")
+            if (match := _SURROGATE_KEY.fullmatch(path.name))
+        }
+        return [path for _, path in sorted(found.items())]
+
+    def add_surrogate_key(self) -> SurrogateKey:
+        """Make a surrogate key and use it from now on; the earlier ones stay."""
+        number = 1
+        for path in self.surrogate_key_paths():
+            number = int(path.stem.rpartition("-")[2]) + 1
+        key = SurrogateKey(secrets.token_bytes(KEY_BYTES))
+        write_private(self.keys_folder / f"surrogate-{number}.key", key.secret)
+        sync_folder(self.keys_folder)
+        return key
+
+    def surrogate_key(self, key_id: str = "") -> SurrogateKey:
+        """The key in use, or the one with this id.
+
+        Raises:
+          ConfigError: There is none, or a file holds no key.
+        """
+        keys = [_read_surrogate_key(path) for path in self.surrogate_key_paths()]
+        chosen = [key for key in keys if key_id in ("", key.key_id)]
+        if not chosen:
+            named = f" with id {key_id}" if key_id else ""
+            raise ConfigError(
+                f"expected a surrogate key{named} in {self.keys_folder}, got none",
+                hint="cloister-site mask --new-key makes one",
+            )
+        return chosen[-1]
 
     def signing_key(self) -> SigningKey:
         """The key that signs evidence and updates."""
@@ -187,6 +230,15 @@ class SiteHome:
             finally:
                 os.close(descriptor)
         return None
+
+
+def _read_surrogate_key(path: Path) -> SurrogateKey:
+    try:
+        return SurrogateKey(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", hint="restore it from a copy") from None
 
 
 def file_digest(path: Path) -> str:

@@ -13,7 +13,15 @@ from privacy.errors import (
     FederationError,
     PlanRefusedError,
 )
+from privacy.masking.canaries import set_digest
 from privacy.plan import RunPlan, SiteShare
+
+_MODES = {
+    "placeholder": "its type, such as [PERSON]",
+    "surrogate": "a made-up value that this site's key decides",
+    "redact": "[...]",
+}
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
 
 
 class PlanRuleError(PlanRefusedError):
@@ -92,6 +100,12 @@ def check_plan(plan: RunPlan, config: SiteConfig, federation: str) -> None:
     unmasked = sorted(set(policy.required_masking) - set(plan.masking.entity_types))
     if unmasked:
         raise PlanRuleError("required-masking", f"expected masking of {', '.join(unmasked)} too")
+    if plan.canaries != set_digest():
+        raise PlanRuleError(
+            "canary-set",
+            f"expected the planted examples of this version, {set_digest()}, got {plan.canaries}",
+            hint="run the same version as the coordinator",
+        )
     try:
         check_mechanism(mechanism, plan.rounds.num_rounds)
     except FederationError as error:
@@ -137,6 +151,8 @@ def describe(plan: RunPlan) -> str:
         f"rounds       {rounds.num_rounds}, at least {rounds.min_sites} updates a round,"
         f" {rounds.deadline_s:g} s each at most",
         f"masked       {masked}",
+        f"masked as    {_MODES[plan.masking.mode]}, by rules for {_languages(plan)}; at least"
+        f" {plan.masking.recall_floor:g} of planted examples must be found",
         f"learnt       the {plan.text.answer} after the prompt,"
         f" {plan.text.max_tokens} tokens at most",
         f"privacy      each {mechanism.unit}: epsilon <= {mechanism.target_epsilon:g} over the run"
@@ -149,6 +165,10 @@ def describe(plan: RunPlan) -> str:
         f" {', '.join(plan.exits.metrics) or 'none'}",
     ]
     return "\n".join(lines)
+
+
+def _languages(plan: RunPlan) -> str:
+    return " and ".join(_LANGUAGES.get(name, name) for name in plan.masking.languages)
 
 
 def _share(share: SiteShare) -> str:

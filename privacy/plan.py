@@ -23,6 +23,7 @@ from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig, TensorSp
 from model.factors import Mask, factor_of, factor_pairs, leading_mask, round_specs
 from privacy.dp.config import MechanismConfig
 from privacy.errors import ConfigError
+from privacy.masking.canaries import set_digest
 from privacy.masking.config import MaskingConfig
 from privacy.pki.identity import check_name as check_name
 
@@ -177,6 +178,8 @@ class RunPlan:
       initial_adapter: Digest of the adapter that round 1 starts from.
       text: How a masked record becomes tokens.
       masking: What is masked before that.
+      canaries: Digest of the planted examples that each site must find before it trains; the ones
+        of this version where nothing else is said.
       mechanism: The differentially private mechanism.
       optimizer: The sites' optimizer.
       server_optimizer: What the coordinator does with the mean of their updates.
@@ -194,6 +197,7 @@ class RunPlan:
     initial_adapter: str
     text: TextConfig
     masking: MaskingConfig
+    canaries: str = field(default_factory=set_digest)
     mechanism: MechanismConfig
     optimizer: OptimizerConfig
     server_optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
@@ -209,6 +213,8 @@ class RunPlan:
             raise ValueError(
                 f"expected initial_adapter of the form sha256:<hex>, got {self.initial_adapter!r}"
             )
+        if not _DIGEST.fullmatch(self.canaries):
+            raise ValueError(f"expected canaries of the form sha256:<hex>, got {self.canaries!r}")
         names = [site.name for site in self.sites]
         if not names or names != sorted(set(names)):
             raise ValueError("expected sites sorted by name, at least one, without repeats")

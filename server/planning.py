@@ -71,8 +71,10 @@ class _Text(_Section):
 
 
 class _Masking(_Section):
-    language: str = "en"
+    languages: list[str] = ["en"]
     entity_types: list[str] = list(ENTITY_TYPES)
+    mode: str = "placeholder"
+    recall_floor: float = 0.9
 
 
 class _Privacy(_Section):
@@ -192,8 +194,10 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
             initial_adapter=initial.digest,
             text=TextConfig(**written.text.model_dump()),
             masking=MaskingConfig(
-                language=written.masking.language,
+                languages=tuple(sorted(written.masking.languages)),
                 entity_types=tuple(sorted(written.masking.entity_types)),
+                mode=written.masking.mode,
+                recall_floor=written.masking.recall_floor,
             ),
             mechanism=MechanismConfig(
                 **privacy.model_dump(exclude={"noise_multiplier"}),

@@ -31,6 +31,7 @@ from securesystemslib.signer._signature import Signature
 
 from privacy.audit.keys import Role
 from privacy.errors import VerificationError
+from privacy.masking.canaries import is_recall
 from privacy.pki.identity import SigningKey, verify
 
 MAX_ENTRY_BYTES = 2_000_000
@@ -138,6 +139,16 @@ ENTITY_TYPES = Kind(
         and value == sorted(set(value))
     ),
 )
+RECALL = Kind(
+    "a list of [entity type, language, planted, found], sorted",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(is_recall(row) for row in value)
+        and value == sorted(value)
+        and len({(row[0], row[1]) for row in value}) == len(value)
+    ),
+)
 RELEASES = Kind(
     "a list of [noise_multiplier, sample_rate, num_steps]",
     lambda value: isinstance(value, list) and all(_is_release(release) for release in value),
@@ -224,7 +235,9 @@ FORMS: Mapping[Event, Form] = {
     Event.PLAN_APPROVED: _site("plan"),
     Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}),
     Event.DATA_MASKED: _site(
-        optional=("plan",), fields={"entity_types": ENTITY_TYPES, "commitment": DIGEST}
+        # Recall is of planted examples, so it depends on no record.
+        optional=("plan", "canaries"),
+        fields={"entity_types": ENTITY_TYPES, "recall": RECALL, "commitment": DIGEST},
     ),
     Event.SELF_TEST_PASSED: _site(optional=("plan",)),
     Event.BUDGET_RESERVED: _site("plan", fields=_SPEND),

@@ -16,6 +16,7 @@ from privacy.audit.entry import Entry, Event
 from privacy.audit.keys import KeyRing, Role
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, VerificationError
+from privacy.masking.canaries import parse_recalls
 from privacy.plan import RunPlan
 
 MAX_PRIOR = 10_000
@@ -195,11 +196,22 @@ class Rules:
     def _data_masked(self, entry: Entry) -> None:
         digest = entry.subjects.get("plan")
         if digest is not None:
-            expected = list(self.plans[digest].masking.entity_types)
+            plan = self.plans[digest]
+            expected = list(plan.masking.entity_types)
             _need(
                 entry.predicate["entity_types"] == expected,
                 f"expected {len(expected)} entity types to be masked, as the plan says",
             )
+            _need(
+                entry.subjects.get("canaries") == plan.canaries,
+                "expected the planted examples of the plan to be looked for",
+            )
+            for recall in parse_recalls(entry.predicate["recall"]):
+                _need(
+                    recall.entity_type in expected and recall.share >= plan.masking.recall_floor,
+                    f"expected recall of {recall.entity_type} at or above the plan's floor of"
+                    f" {plan.masking.recall_floor:g}, got {recall.share:.3f}",
+                )
 
     def _budget_reserved(self, entry: Entry) -> None:
         site, place = entry.party, self._round(entry)

@@ -11,6 +11,7 @@ from datetime import datetime
 from privacy.audit.entry import Entry, Event
 from privacy.audit.keys import Role
 from privacy.audit.verify import VerifiedLog
+from privacy.masking.canaries import Recall, parse_recalls
 from privacy.plan import RunPlan
 
 REFUSALS = (
@@ -59,6 +60,7 @@ class SiteEvidence:
       num_units: What it declared in public.
       masked: Entity types that it masked; empty when it said nothing of it.
       masked_in: Entries that say so.
+      recalls: What it said last of planted examples.
       self_tests: Entries that say that its self-test passed.
       approved: Entries with which it approved plans.
       spends: Budget committed, in order.
@@ -75,6 +77,7 @@ class SiteEvidence:
     num_units: int = 0
     masked: tuple[str, ...] = ()
     masked_in: list[int] = field(default_factory=list)
+    recalls: tuple[Recall, ...] = ()
     self_tests: list[int] = field(default_factory=list)
     approved: list[int] = field(default_factory=list)
     spends: list[Spend] = field(default_factory=list)
@@ -235,6 +238,7 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
         case Event.DATA_MASKED:
             site.masked = tuple(said["entity_types"])
             site.masked_in.append(index)
+            site.recalls = tuple(parse_recalls(said["recall"]))
         case Event.SELF_TEST_PASSED:
             site.self_tests.append(index)
         case Event.BUDGET_COMMITTED:

@@ -28,16 +28,34 @@ from privacy.errors import ConfigError
 
 MAX_LISTED_ENTRIES = 1000
 _KINDS = {
+    "ACCOUNT_NUMBER": "account numbers",
+    "AGE": "ages over 89",
     "CREDIT_CARD": "card numbers",
+    "CUSTOMER_ID": "customer numbers",
+    "CVV": "card security codes",
     "DATE": "dates",
+    "DEVICE_ID": "device numbers",
     "EMAIL": "e-mail addresses",
+    "HEALTH_PLAN_NUMBER": "health plan numbers",
     "IBAN": "IBANs",
     "IP_ADDRESS": "IP addresses",
+    "LICENCE_NUMBER": "licence numbers",
+    "LOCATION": "places and addresses",
+    "PASSPORT": "passport numbers",
+    "PASSWORD": "passwords",
+    "PERSON": "names",
     "PHONE": "phone numbers",
     "RECORD_NUMBER": "record numbers",
+    "RESIDENT_ID": "resident identity numbers",
+    "ROUTING_NUMBER": "routing numbers",
+    "SOCIAL_CREDIT_CODE": "social credit codes",
+    "SORT_CODE": "sort codes",
     "SSN": "social security numbers",
+    "SWIFT": "SWIFT codes",
     "URL": "web addresses",
+    "VEHICLE": "plates and vehicle numbers",
 }
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
 _REFUSED = {
     Event.DOOR_REFUSED: "a connection or call",
     Event.UPDATE_REJECTED: "an update",
@@ -391,12 +409,62 @@ def _masking(evidence: Evidence, refs: _Refs) -> Html:
         "Masking of personal data",
         tag(
             "p",
-            "Before a record is used, the institution replaces personal data of these kinds by"
-            " the name of the kind. How many were found depends on records and stays at the"
-            " institution, which can show it later: the log holds a salted digest of the"
-            " counts.",
+            "Before a record is used, the institution replaces personal data of these kinds, by"
+            " the name of the kind, a made-up value or nothing, as the plan says. How many were"
+            " found depends on records and stays at the institution, which can show it later: the"
+            " log holds a salted digest of the counts.",
         ),
         _table(["Institution", "Masked", "Self-test of training", "Entries"], rows),
+        _recall(evidence, refs),
+    )
+
+
+def _recall(evidence: Evidence, refs: _Refs) -> Html:
+    """What each site found of planted examples, by type."""
+    sites = [site for site in evidence.sites.values() if site.recalls]
+    if not sites:
+        return NOTHING
+    kinds = sorted(
+        {(recall.entity_type, recall.source) for site in sites for recall in site.recalls}
+    )
+
+    def row(entity_type: str, language: str) -> list[object]:
+        cells: list[object] = [
+            f"{_KINDS.get(entity_type, entity_type)}, {_LANGUAGES.get(language, language)}"
+        ]
+        for site in sites:
+            found = {(r.entity_type, r.source): r for r in site.recalls}
+            recall = found.get((entity_type, language))
+            if recall is None:
+                cells.append("not planted")
+                continue
+            low, high = recall.interval
+            cells.append(f"{recall.share:.2f} [{low:.2f}, {high:.2f}]")
+        return cells
+
+    unmeasured = sorted(
+        {kind for site in sites for kind in site.masked} - {kind for kind, _ in kinds}
+    )
+    note = NOTHING
+    if unmeasured:
+        names = ", ".join(_KINDS.get(kind, kind) for kind in unmeasured)
+        note = tag("p", f"Masked, and not measured in the plan's languages: {names}.")
+    return join(
+        tag("h3", "Recall on planted examples"),
+        tag(
+            "p",
+            "Masking reduces identifiers; it does not remove all of them. Each institution masks"
+            " the same planted examples before it reads a record, and trains nothing where it"
+            " finds too few. A figure is the share that was masked whole, with its 95 % interval"
+            " (Wilson). It says that a recogniser works, not how many identifiers of real records"
+            " it finds. ",
+            refs([site.masked_in[-1] for site in sites if site.masked_in]),
+        ),
+        _table(
+            ["Kind", *(f">{site.name}" for site in sites)],
+            (row(entity_type, language) for entity_type, language in kinds),
+        ),
+        note,
     )
 
 

@@ -37,8 +37,9 @@ NOT_SHOWN = (
     ),
     (
         "That masking found all personal data.",
-        "Masking finds what its patterns describe. The protection that is stated in numbers is"
-        " differential privacy, which does not depend on masking.",
+        "Masking finds what its patterns describe; recall on planted examples is no recall on"
+        " records. The protection that is stated in numbers is differential privacy, which does"
+        " not depend on masking.",
     ),
     (
         "That the clocks were right.",

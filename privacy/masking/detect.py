@@ -1,7 +1,8 @@
 """Find personal data in a text. Fails closed: a detector that cannot detect is never built.
 
 What is found is taken out and what is left is searched again, until nothing is found: a number
-that a neighbour hid is seen once the neighbour is gone. So masking a masked text changes nothing.
+that a neighbour hid is seen once the neighbour is gone. So masking a masked text changes nothing:
+a placeholder that stands in a text already and one that is about to are the same sign to the rules.
 """
 
 from privacy.errors import MaskingError
@@ -12,38 +13,89 @@ __all__ = ["Detector", "Span"]
 
 # Published test numbers and reserved names: nobody's data.
 _CANARIES = {
+    "ACCOUNT_NUMBER": "Account number: 4471-220953",
+    "AGE": "a man 94 years old",
     "CREDIT_CARD": "4111 1111 1111 1111",
+    "CUSTOMER_ID": "customer id C-483920",
+    "CVV": "cvv 737",
     "DATE": "14 March 2019",
+    "DEVICE_ID": "serial number SN-4829-113",
     "EMAIL": "jane.doe@example.org",
+    "HEALTH_PLAN_NUMBER": "member id: WXH-48291",
     "IBAN": "GB82 WEST 1234 5698 7654 32",
     "IP_ADDRESS": "192.0.2.44",
+    "LICENCE_NUMBER": "license number D482-9113",
+    "LOCATION": "12 Elm Street",
+    "PASSPORT": "passport number X4829113",
+    "PASSWORD": "password: hunter2!x",
+    "PERSON": "Jane Doe",
     "PHONE": "(202) 555-0143",
-    "RECORD_NUMBER": "00482913",
+    "RECORD_NUMBER": "MRN 00482913",
+    "RESIDENT_ID": "11010519491231002X",
+    "ROUTING_NUMBER": "routing number 021000021",
+    "SOCIAL_CREDIT_CODE": "91350100M000100Y43",
+    "SORT_CODE": "sort code 12-34-56",
     "SSN": "078-05-1120",
+    "SWIFT": "SWIFT code DEUTDEFF500",
     "URL": "https://www.example.org/a?b=c",
+    "VEHICLE": "license plate 7ABC123",
 }
+# What a rule for one language needs otherwise: the same kinds of number in its own words.
+_CANARIES_OF = {
+    "zh": {
+        "ACCOUNT_NUMBER": "账号4471220953",
+        "AGE": "九十四岁",
+        "CUSTOMER_ID": "客户号C-483920",
+        "CVV": "安全码737",
+        "DATE": "二〇一九年三月十四日",
+        "DEVICE_ID": "序列号SN-4829113",
+        "HEALTH_PLAN_NUMBER": "医保卡号A48291137",
+        "LICENCE_NUMBER": "执业证号D4829113",
+        "LOCATION": "浙江省杭州市西湖区文三路12号",
+        "PASSPORT": "护照号X4829113",
+        "PASSWORD": "密码hunter2!x",
+        "PERSON": "患者张建国",
+        "PHONE": "13800138000",
+        "RECORD_NUMBER": "病历号00482913",
+        "ROUTING_NUMBER": "联行号102100099996",
+        "SORT_CODE": "分行代码12-34-56",
+        "SSN": "社会安全号078-05-1120",
+        "SWIFT": "SWIFT代码DEUTDEFF500",
+        "VEHICLE": "京A12345",
+    },
+}
+_ON_FILE = {"en": "Seen: {} on file.", "zh": "记录: {}。"}
+# Stands where something was taken out. No rule matches it; a text's own is read as its neighbour.
+_GAP, _NO_GAP = "\ue000", "\ue001"
 
 
 class Detector:
     """Finds the entity types of a plan in any text."""
 
-    def __init__(self, config: MaskingConfig) -> None:
+    def __init__(self, config: MaskingConfig, *, ner: str = "none") -> None:
         """Build the recognisers and check that each finds a planted canary.
+
+        Args:
+          config: What is masked, in which languages.
+          ner: A model whose findings join those of the rules, as `privacy.masking.ner` reads it.
 
         Raises:
           MaskingError: A recogniser cannot be built or is blind.
         """
         try:
             # Presidio imports spaCy and transformers: only who masks pays for it.
+            from privacy.masking.ner import load_recognisers
             from privacy.masking.presidio import build_analyzer
 
-            self._analyzer = build_analyzer(config.entity_types, config.language)
+            models = load_recognisers(ner, config.entity_types, config.languages[0])
+            self._analyzer = build_analyzer(config.entity_types, config.languages, models)
         except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise MaskingError(
                 f"cannot build the recognisers: {type(error).__name__}",
                 hint="reinstall the pinned dependencies; nothing is trained without masking",
             ) from error
-        self._language = config.language
+        self._language = config.languages[0]
+        self._languages = config.languages
         self._entity_types = list(config.entity_types)
         self._check_canaries()
 
@@ -56,37 +108,83 @@ class Detector:
           MaskingError: A recogniser failed on this text.
         """
         spans: list[Span] = []
-        pending = list(unmasked_segments(text))
-        while pending:
-            begin, end = pending.pop()
-            found = self._analyze(text[begin:end])
-            for span in found:
-                start = begin + span.start
-                spans.append(Span(start, begin + span.end, span.entity_type, span.score))
-            if found:
-                edges = [0, *(edge for span in found for edge in (span.start, span.end))]
-                edges.append(end - begin)
-                gaps = zip(edges[::2], edges[1::2], strict=True)
-                pending += [(begin + left, begin + right) for left, right in gaps if left < right]
+        kept = _Kept(text)
+        while found := self._analyze(kept.text):
+            spans += kept.take_out(found)
         return sorted(spans, key=lambda span: span.start)
 
-    def _analyze(self, segment: str) -> list[Span]:
+    def _analyze(self, text: str) -> list[Span]:
         try:
             results = self._analyzer.analyze(
-                text=segment, language=self._language, entities=self._entity_types
+                text=text, language=self._language, entities=self._entity_types
             )
         except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
             # `from None`: such an exception may quote the text that it failed on.
             raise MaskingError(f"a recogniser failed with {type(error).__name__}") from None
-        return merge(
-            [Span(found.start, found.end, found.entity_type, found.score) for found in results]
-        )
+        spans = [Span(r.start, r.end, r.entity_type, r.score) for r in results]
+        if _GAP in text:
+            spans = [part for span in spans for part in _without_gaps(text, span)]
+        return merge(spans)
 
     def _check_canaries(self) -> None:
-        for entity_type in self._entity_types:
-            text = f"Account no {_CANARIES[entity_type]} on file."
-            if f"[{entity_type}]" not in mask(text, self.find(text)):
-                raise MaskingError(
-                    f"the recogniser of {entity_type} does not find its planted example",
-                    hint="reinstall the pinned dependencies; nothing is trained without masking",
+        for language in self._languages:
+            planted = _CANARIES | _CANARIES_OF.get(language, {})
+            for entity_type in self._entity_types:
+                text = _ON_FILE[language].format(planted[entity_type])
+                if f"[{entity_type}]" not in mask(text, self.find(text)):
+                    raise MaskingError(
+                        f"the recogniser of {entity_type} does not find its planted example",
+                        hint="reinstall the pinned dependencies; nothing is trained unmasked",
+                    )
+
+
+class _Kept:
+    """What is left of a text: its stretches that were not taken out, a gap between each two.
+
+    Attributes:
+      text: The stretches and the gaps; gaps side by side are one.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._whole = text.replace(_GAP, _NO_GAP)
+        self._keep(list(unmasked_segments(text)))
+
+    def take_out(self, found: list[Span]) -> list[Span]:
+        """Remove spans of `text`; return them as spans of the whole text."""
+        taken: list[Span] = []
+        stretches: list[tuple[int, int]] = []
+        offset = 1 if self.text.startswith(_GAP) else 0
+        pending = iter(found)
+        span = next(pending, None)
+        for begin, end in self._stretches:
+            shift = begin - offset
+            while span and span.end <= end - shift:
+                taken.append(
+                    Span(span.start + shift, span.end + shift, span.entity_type, span.score)
                 )
+                stretches.append((begin, span.start + shift))
+                begin = span.end + shift
+                span = next(pending, None)
+            stretches.append((begin, end))
+            offset = end - shift + 1
+        self._keep([(begin, end) for begin, end in stretches if begin < end])
+        return taken
+
+    def _keep(self, stretches: list[tuple[int, int]]) -> None:
+        self._stretches = stretches
+        text = _GAP.join(self._whole[begin:end] for begin, end in stretches)
+        if stretches and stretches[0][0] > 0:
+            text = _GAP + text
+        if stretches and stretches[-1][1] < len(self._whole):
+            text += _GAP
+        self.text = text
+
+
+def _without_gaps(text: str, span: Span) -> list[Span]:
+    parts = []
+    start = span.start
+    for piece in text[span.start : span.end].split(_GAP):
+        if piece:
+            parts.append(Span(start, start + len(piece), span.entity_type, span.score))
+        start += len(piece) + 1
+    return parts

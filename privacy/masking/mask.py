@@ -1,16 +1,17 @@
 """Replace spans of personal data by their type: `Call 555-0100` becomes `Call [PHONE]`.
 
 Only the type's name stays. Nothing outside the spans changes, not a space, so that what a model
-learns is what the institution wrote.
+learns is what the institution wrote. `privacy.masking.replace` has the other modes.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from privacy.masking.config import ENTITY_TYPES
 
-_PLACEHOLDER = re.compile(r"\[(?:" + "|".join(ENTITY_TYPES) + r")\]")
+REDACTED = "[...]"
+_PLACEHOLDER = re.compile(r"\[(?:" + "|".join(ENTITY_TYPES) + r"|\.\.\.)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,15 @@ def mask(text: str, spans: Sequence[Span]) -> str:
     """`text` with each span replaced by `[TYPE]`; the rest is unchanged.
 
     Raises:
+      ValueError: As `substitute`.
+    """
+    return substitute(text, spans, lambda span: f"[{span.entity_type}]")
+
+
+def substitute(text: str, spans: Sequence[Span], stand_in: Callable[[Span], str]) -> str:
+    """`text` with each span replaced by what `stand_in` says; the rest is unchanged.
+
+    Raises:
       ValueError: Spans overlap, are empty, lie outside the text or are not in order. Replacing
         them anyway would leave part of one of them standing.
     """
@@ -45,7 +55,7 @@ def mask(text: str, spans: Sequence[Span]) -> str:
                 f"expected spans in order inside a text of {len(text)} characters, "
                 f"got {span.start} to {span.end} after {end}"
             )
-        pieces += [text[end : span.start], f"[{span.entity_type}]"]
+        pieces += [text[end : span.start], stand_in(span)]
         end = span.end
     return "".join([*pieces, text[end:]])
 

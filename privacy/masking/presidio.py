@@ -14,12 +14,13 @@ from privacy.masking import recognisers
 
 
 class RuleRecogniser(LocalRecognizer):
-    """All rules of a language as one recogniser: one call a text."""
+    """The rules of all languages as one recogniser: one call a text."""
 
-    def __init__(self, entity_types: Sequence[str], language: str) -> None:
+    def __init__(self, entity_types: Sequence[str], languages: Sequence[str]) -> None:
         super().__init__(
-            supported_entities=list(entity_types), supported_language=language, name="rules"
+            supported_entities=list(entity_types), supported_language=languages[0], name="rules"
         )
+        self._languages = tuple(languages)
 
     def load(self) -> None:
         """Nothing to load: rules are code."""
@@ -31,17 +32,26 @@ class RuleRecogniser(LocalRecognizer):
         del nlp_artifacts
         return [
             RecognizerResult(span.entity_type, span.start, span.end, span.score)
-            for span in recognisers.find(text, entities)
+            for span in recognisers.find(text, entities, self._languages)
         ]
 
 
-def build_analyzer(entity_types: Sequence[str], language: str) -> AnalyzerEngine:
-    """An analyzer that finds `entity_types` by rules and loads no model."""
+def build_analyzer(
+    entity_types: Sequence[str],
+    languages: Sequence[str],
+    models: Sequence[LocalRecognizer] = (),
+) -> AnalyzerEngine:
+    """An analyzer that finds `entity_types` by the rules of `languages`, and by `models`.
+
+    To Presidio all of it is the first language: a text is searched by the rules of each.
+    """
+    language = languages[0]
     nlp_engine = NoOpNlpEngine(models=[{"lang_code": language, "model_name": "none"}])
     nlp_engine.load()
     return AnalyzerEngine(
         registry=RecognizerRegistry(
-            recognizers=[RuleRecogniser(entity_types, language)], supported_languages=[language]
+            recognizers=[RuleRecogniser(entity_types, languages), *models],
+            supported_languages=[language],
         ),
         nlp_engine=nlp_engine,
         supported_languages=[language],

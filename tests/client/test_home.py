@@ -18,7 +18,12 @@ def test_keys_are_their_owners_alone(home: SiteHome) -> None:
     home.make_keys()
     assert stat.S_IMODE(home.keys_folder.stat().st_mode) == 0o700
     keys = list(home.keys_folder.iterdir())
-    assert len(keys) == 3
+    assert {key.name for key in keys} == {
+        "tls.key",
+        "signing.key",
+        "holdout.key",
+        "surrogate-1.key",
+    }
     for key in keys:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert len(home.holdout_key()) == 32
@@ -41,6 +46,27 @@ def test_a_lost_holdout_key_is_never_replaced(home: SiteHome) -> None:
     with pytest.raises(ConfigError) as missing:
         home.holdout_key()
     assert "units held out before" in missing.value.hint
+
+
+def test_the_newest_surrogate_key_is_used_and_the_earlier_ones_stay(home: SiteHome) -> None:
+    home.make_keys()
+    first = home.surrogate_key()
+    for _ in range(10):
+        newest = home.add_surrogate_key()
+    assert home.surrogate_key() == newest
+    assert home.surrogate_key(first.key_id) == first
+    assert len(home.surrogate_key_paths()) == 11
+    assert home.surrogate_key_paths()[-1].name == "surrogate-11.key"
+    with pytest.raises(ConfigError, match="with id 00") as missing:
+        home.surrogate_key("00")
+    assert "--new-key" in missing.value.hint
+
+
+def test_a_damaged_surrogate_key_is_never_used(home: SiteHome) -> None:
+    home.make_keys()
+    home.surrogate_key_paths()[0].write_bytes(b"short")
+    with pytest.raises(ConfigError, match="32 bytes, got 5"):
+        home.surrogate_key()
 
 
 def test_a_site_without_a_kit_says_what_to_do(home: SiteHome) -> None:

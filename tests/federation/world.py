@@ -30,7 +30,9 @@ from privacy import transit, wire
 from privacy.audit.entry import Entry, Event, parse_entry
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
+from privacy.masking.canaries import measure, planted
 from privacy.masking.config import MaskingConfig
+from privacy.masking.mask import Span
 from privacy.pki.authority import (
     Authority,
     generate_tls_key,
@@ -121,6 +123,17 @@ def nothing(content: RecordDict) -> RecordDict:
     return content
 
 
+def all_found(plan: RunPlan) -> list[list[object]]:
+    """What a site says that finds every planted example."""
+    notes = [note for language in plan.masking.languages for note in planted(language)]
+
+    def find(text: str) -> list[Span]:
+        return [Span(0, len(text), "PERSON", 1.0)]
+
+    recalls = measure(find, notes, plan.masking.entity_types)
+    return [recall.as_list() for recall in recalls]
+
+
 Lie = Callable[[RecordDict], RecordDict]
 
 
@@ -180,7 +193,11 @@ class Trainer:
             metrics={"num_steps": 1} if kind == "train" else {},
         )
         content = self.lie(wire.write_reply(reply, plan))
-        local = {"masking": {"num_records": 1, "num_masked": {}}, "results": {"base": {}}}
+        local = {
+            "masking": {"num_records": 1, "num_masked": {}},
+            "canaries": all_found(plan),
+            "results": {"base": {}},
+        }
         header = json.dumps(local).encode()
         answer = message_to_proto(Message(content, reply_to=message)).SerializeToString()
         return self.spoil(struct.pack("!Q", len(header)) + header + answer)

@@ -44,6 +44,9 @@ def quick_accountant(events: Iterable[calibrate.Event], delta: float) -> float:
     return math.sqrt(2 * total * math.log(1 / delta))
 
 
+RECALL: list[list[object]] = [["DATE", "en", 40, 39], ["EMAIL", "en", 40, 40]]
+
+
 def make_plan(
     *,
     sites: Iterable[str] = SITES,
@@ -148,8 +151,9 @@ class Federation:
             self.say(
                 site,
                 Event.DATA_MASKED,
-                {"plan": self.plan.digest},
+                {"plan": self.plan.digest, "canaries": self.plan.canaries},
                 entity_types=list(self.plan.masking.entity_types),
+                recall=RECALL,
                 commitment=commit({"num_records": 400}, bytes(32)),
             )
             self.say(site, Event.SELF_TEST_PASSED, {"plan": self.plan.digest})

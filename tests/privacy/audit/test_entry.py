@@ -48,6 +48,7 @@ SAMPLES: dict[str, object] = {
     "version": "0.1.0+local",
     "entity_types": ["DATE", "EMAIL"],
     "commitment": DIGEST,
+    "recall": [["DATE", "en", 40, 39], ["DATE", "zh", 40, 40], ["EMAIL", "en", 40, 40]],
     "noise_multiplier": 1.1,
     "sample_rate": 0.05,
     "num_steps": 6,

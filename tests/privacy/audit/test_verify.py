@@ -22,6 +22,7 @@ from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
 from tests.privacy.evidence import (
     COORDINATOR,
+    RECALL,
     START,
     Federation,
     digest,
@@ -534,8 +535,31 @@ def test_masking_less_than_the_plan_says_is_found(federation: Federation) -> Non
     bad = federation.say(
         "bank_a",
         Event.DATA_MASKED,
-        {"plan": federation.plan.digest},
+        {"plan": federation.plan.digest, "canaries": federation.plan.canaries},
         entity_types=["EMAIL"],
+        recall=RECALL,
+        commitment=digest("counts"),
+    )
+    assert first_bad(federation)[0] == bad
+
+
+@pytest.mark.parametrize(
+    ("recall", "canaries"),
+    [
+        ([["DATE", "en", 40, 35]], None),
+        (RECALL, digest("another set")),
+    ],
+)
+def test_training_below_the_plans_floor_or_on_another_set_is_found(
+    federation: Federation, recall: list[list[object]], canaries: str | None
+) -> None:
+    federation.begin()
+    bad = federation.say(
+        "bank_a",
+        Event.DATA_MASKED,
+        {"plan": federation.plan.digest, "canaries": canaries or federation.plan.canaries},
+        entity_types=list(federation.plan.masking.entity_types),
+        recall=recall,
         commitment=digest("counts"),
     )
     assert first_bad(federation)[0] == bad

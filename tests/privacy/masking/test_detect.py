@@ -58,6 +58,11 @@ def detector() -> Detector:
     return Detector(MaskingConfig())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _words_are_read() -> None:
+    detector()
+
+
 def masked(text: str) -> str:
     return mask(text, detector().find(text))
 
@@ -104,7 +109,8 @@ def test_what_a_neighbour_hid_is_found_once_the_neighbour_is_gone() -> None:
 
 @pytest.mark.parametrize("blind", ENTITY_TYPES)
 def test_a_blind_recogniser_is_never_built(blind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recognisers.RULES, blind, ())
+    for rules in (recognisers.EVERY_LANGUAGE, recognisers.LANGUAGE_RULES["en"]):
+        monkeypatch.setitem(rules, blind, ())
     with pytest.raises(MaskingError, match=blind):
         Detector(MaskingConfig(entity_types=(blind,)))
 
@@ -121,7 +127,7 @@ def test_a_failing_recogniser_stops_the_record_and_quotes_nothing(
 ) -> None:
     broken = Detector(MaskingConfig())
 
-    def fail(text: str, entities: list[str]) -> None:
+    def fail(text: str, entities: list[str], languages: tuple[str, ...]) -> None:
         raise ValueError(text)
 
     monkeypatch.setattr(recognisers, "find", fail)

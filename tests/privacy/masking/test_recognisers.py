@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from privacy.masking.config import ENTITY_TYPES
 from privacy.masking.mask import mask, merge
-from privacy.masking.recognisers import _MAY_MATCH, RULES, find
+from privacy.masking.recognisers import find
 
 EXAMPLES = {
     "CREDIT_CARD": (
@@ -201,12 +201,6 @@ def test_eleven_and_twenty_digits_are_no_card() -> None:
 
 def test_what_overlaps_is_masked_whole() -> None:
     assert masked("https://example.org/?u=jane@example.org") == "[URL]"
-
-
-@given(st.text(alphabet=st.sampled_from("0123456789abcdefABC:.-/@ ,+()#wMay\u0663\u200b卡é")))
-def test_what_the_quick_look_skips_no_rule_would_find(text: str) -> None:
-    if text.isascii() and not _MAY_MATCH.search(text):
-        assert not [place for rules in RULES.values() for _, rule in rules for place in rule(text)]
 
 
 @pytest.mark.parametrize(

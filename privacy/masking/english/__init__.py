@@ -1,0 +1,23 @@
+"""What personal data looks like in English text."""
+
+from collections.abc import Iterator
+
+from privacy.masking.english import structured
+from privacy.masking.english.names import find_names
+from privacy.masking.english.places import addresses
+from privacy.masking.patterns import Place, Rules
+
+
+def _persons(text: str) -> Iterator[Place]:
+    return iter(find_names(text)[0])
+
+
+def _places(text: str) -> Iterator[Place]:
+    return iter(find_names(text)[1])
+
+
+RULES: Rules = {
+    **structured.RULES,
+    "LOCATION": ((0.6, addresses), (0.4, _places)),
+    "PERSON": ((0.4, _persons),),
+}

@@ -1,0 +1,136 @@
+"""How the word lists of this folder were made: `python -m privacy.masking.english.make_lists`.
+
+A word is *safe* when text without names writes it with a small letter. Sources: philter-lite 0.6.0
+(BSD-3-Clause, Regents of the University of California), whose list of words that are no names holds
+some names all the same, and how often words stand with a small and with a capital letter inside
+sentences of books out of copyright, United States federal regulations and Beige Books, OpenStax
+(CC BY 4.0), MedQuAD (CC BY 4.0), PubMedQA (MIT) and open-access biomedical articles. Names and
+places: the lists of Faker 40.54.0 (MIT).
+"""
+
+import argparse
+import gzip
+import importlib
+import json
+import pkgutil
+import re
+import tomllib
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "lists"
+_ENGLISH = {"en", "en_US", "en_GB", "en_IE", "en_IN", "en_NZ", "en_AU", "en_CA", "en_KE", "en_NG"}
+_PLACES = (
+    "cities city_names real_city_names settlements towns villages municipalities communes "
+    "localities metropolitan_cities places boroughs counties departments provinces regions states "
+    "districts cap_city_province cantons concelhos prefectures estados wilayas countries"
+).split()
+_LATIN = re.compile(r"[A-Z\u00c0-\u024f\u1e00-\u1eff][A-Za-z\u00c0-\u024f\u1e00-\u1eff .'\u2019-]+")
+_SMALL = re.compile(r"(?<![\w'\u2019@-])[a-z]{2,}(?![\w@])")
+_CAPITAL_INSIDE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+(?![\w@])")
+# Fewer sightings than this with a small letter may be a slip of a pen.
+_SEEN = 3
+
+
+def main() -> None:
+    """Write the lists anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--philter", type=Path, required=True, help="philter_lite-0.6.0 wheel")
+    parser.add_argument("texts", type=Path, nargs="+", help="files .jsonl.gz of open text")
+    arguments = parser.parse_args()
+    first, english, last, places = _gazetteers()
+    countries = _words(importlib.import_module("faker.providers.address.en").Provider.countries)
+    with zipfile.ZipFile(arguments.philter) as wheel:
+        philter = tomllib.loads(wheel.read("philter_lite/filters/set.toml").decode())
+    small, capital = _sightings(arguments.texts)
+    first_words, last_words, place_words = map(_words, (first | english, last, places))
+    named = first_words | last_words | place_words
+    known = {word for word in philter["nonames"] if re.fullmatch(r"[a-z]{2,}", word)}
+    known |= {word for word, count in small.items() if count >= _SEEN}
+    # What philter itself knows as a first name and no text writes small is a name.
+    doubtful = {word for word in philter["firstnames"] if small[word] < _SEEN}
+    safe = {
+        word
+        for word in known - doubtful
+        if word not in named
+        or (small[word] >= 10 and capital[word] <= 0.5 * small[word])
+    }
+    either = {
+        word
+        for word in safe & (first_words | last_words)
+        if word in first_words and (word in _words(english) or capital[word] >= 0.1 * small[word])
+        or capital[word] >= 0.2 * small[word]
+    }
+    _write("safe", safe)
+    _write("either", either)
+    # `Lady`, `States`: names with a capital, words without.
+    _write("capital", {word for word in named - safe - countries if word in known})
+    _write("first", first_words - safe)
+    _write("last", (last_words - safe - first_words))
+    _write("surnames", last_words & safe - either)
+    _write("places", place_words - safe)
+
+
+def _gazetteers() -> tuple[set[str], set[str], set[str], set[str]]:
+    """First names, English first names, last names and places of Faker, in Latin letters."""
+    first: set[str] = set()
+    english: set[str] = set()
+    last: set[str] = set()
+    places: set[str] = set()
+    for kind in ("person", "address"):
+        package = importlib.import_module(f"faker.providers.{kind}")
+        for locale in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{locale.name}")
+            for name, values in vars(module.Provider).items():
+                if not isinstance(values, tuple | list | dict | set):
+                    continue
+                found = {text for text in _flat(values) if _LATIN.fullmatch(text)}
+                if kind == "address" and name in _PLACES:
+                    places |= found
+                elif kind == "person" and name.startswith(("first_name", "middle")):
+                    first |= found
+                    english |= found if locale.name in _ENGLISH else set()
+                elif kind == "person" and "last_names" in name:
+                    last |= found
+    return first, english, last, places
+
+
+def _flat(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value.strip()
+        elif isinstance(value, tuple | list):
+            yield from (part.strip() for part in value if isinstance(part, str))
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    parts = (part for text in texts for part in re.split(r"[ .'\u2019-]+", text.lower()))
+    return {part for part in parts if len(part) > 1}
+
+
+def _sightings(paths: Iterable[Path]) -> tuple[Counter[str], Counter[str]]:
+    """How often each word stands with a small letter, and with a capital inside a sentence."""
+    small: Counter[str] = Counter()
+    capital: Counter[str] = Counter()
+    for path in paths:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                text = " ".join(v for v in json.loads(line).values() if isinstance(v, str))
+                small.update(_SMALL.findall(text))
+                capital.update(word.lower() for word in _CAPITAL_INSIDE.findall(text))
+    return small, capital
+
+
+def _write(name: str, words: set[str]) -> None:
+    """One line a first letter: short, and a change shows where it is."""
+    lines: dict[str, list[str]] = {}
+    for word in sorted(words):
+        lines.setdefault(word[:2], []).append(word)
+    text = "\n".join(" ".join(line) for line in lines.values()) + "\n"
+    (FOLDER / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,338 @@
+"""Names and places in English text, with no model: deny by default.
+
+A capitalised word that is in no list of safe words is masked; so is a safe one where the words
+beside it make it a name (`Dr. Will Banks`, `Grace Kelly`). With a small letter only known names
+are masked, and what follows a cue (`my name is rose`). `words.py` brings the lists.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from privacy.masking.english.cues import (
+    BEFORE_NAME,
+    BEFORE_PLACE,
+    GENERIC,
+    JOINS_NAME,
+    MEDICAL_NOUNS,
+    PLACE_NOUNS,
+    PLACE_PREFIXES,
+    TITLES,
+    cued_names,
+)
+from privacy.masking.english.words import Words, plain_word, words
+from privacy.masking.patterns import Place, last_word
+
+
+def _ranges(category: str) -> str:
+    """A character class of the letters of `category` in Latin, Greek, Cyrillic and Armenian."""
+    codes = [code for code in range(0x80, 0x2000) if unicodedata.category(chr(code)) == category]
+    return "".join(f"\\u{code:04x}" for code in codes)
+
+
+_CAPITAL = "A-Z" + _ranges("Lu") + _ranges("Lt")
+_MARKS = "\u0300-\u036f"
+_WORD = re.compile(rf"[{_CAPITAL}][\w{_MARKS}]*(?:['\u2019\-][\w{_MARKS}]+)*")
+_SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017f]{3,}(?![^\W_])")
+# Between two words of one name.
+_GAPS = frozenset({" ", ". ", ".", "  ", "\u00a0", ", "})
+_NEXT_WORD = re.compile(r"['\u2019]?s? {0,2}-?([A-Za-z]+)")
+_INNER_CAPITAL = re.compile(r"(?:Mc|Mac|O['\u2019]|D['\u2019]|De|Di|La|Le|Van|Fitz)[A-Z][a-z]")
+
+
+@dataclass(slots=True)
+class _Word:
+    """A capitalised word that may be, or may join, a name."""
+
+    start: int
+    end: int
+    key: str
+    kind: str
+    masked: str = ""
+
+
+@lru_cache(maxsize=2)
+def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """Persons and places in plain `text`; a span may cover several words."""
+    lists = words()
+    found = list(_capitalised(text, lists))
+    _decide(text, found, lists)
+    persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
+    persons += _beside_first_names(text, found)
+    places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
+    persons += cued_names(text)
+    small_persons, small_places = _small(text, lists)
+    return (
+        tuple(_joined(text, persons + small_persons)),
+        tuple(_joined(text, places + small_places)),
+    )
+
+
+def _capitalised(text: str, lists: Words) -> Iterator[_Word]:
+    """The words that are not simply safe, with what kind of word each is."""
+    safe, either, surnames = lists.safe, lists.either, lists.surnames
+    for match in _WORD.finditer(text):
+        word = match[0]
+        key = word.lower()
+        if key in safe and key not in either and key not in surnames and key not in _SPECIAL:
+            continue
+        start, end = match.span()
+        if start and (text[start - 1].isalpha() or text[start - 1] in "@#_"):
+            # The inside of a word: an abbreviation such as eGFR. Handles have their own rule.
+            continue
+        key = plain_word(word)
+        if len(key) == 1:
+            yield _Word(start, end, key, "initial")
+            continue
+        kind = _kind(word, key, lists)
+        if kind:
+            yield _Word(start, end, key, kind)
+
+
+_SPECIAL = TITLES | PLACE_NOUNS | PLACE_PREFIXES
+
+
+def _kind(word: str, key: str, lists: Words) -> str:
+    if key in TITLES:
+        return "title"
+    if key in PLACE_NOUNS:
+        return "facility"
+    if key in PLACE_PREFIXES:
+        return "prefix"
+    if key in lists.either:
+        return "either"
+    if key in lists.surnames:
+        return "surname"
+    if key in lists.safe or not key.strip("x"):
+        # `XXXX` is what was masked before.
+        return ""
+    parts = [part for part in re.split(r"[-'\u2019_]", key) if part]
+    if len(parts) > 1 and all(part in lists.safe or len(part) < 3 for part in parts):
+        return "" if parts[0] not in ("o", "d") else "unknown"
+    if any(part in lists.first for part in parts):
+        return "first"
+    if any(part in lists.last for part in parts):
+        return "last"
+    if any(part in lists.places for part in parts):
+        return "place"
+    if any(character.isdigit() for character in word):
+        return ""
+    if word.isupper():
+        # HEENT, CABG: what is short and in capitals is an abbreviation.
+        return "unknown" if len(key) > 5 else "acronym"
+    if len(parts) == 1 and sum(c.isupper() for c in word) > 1 and not _INNER_CAPITAL.match(word):
+        return "unknown" if len(key) > 6 else ""
+    return "unknown"
+
+
+def _decide(text: str, found: list[_Word], lists: Words) -> None:
+    """Mark what is a name or a place."""
+    for index, word in enumerate(found):
+        if word.kind in ("first", "last", "place", "unknown"):
+            if _is_thing(text, word, lists):
+                continue
+            is_place = word.kind == "place" or (word.kind == "unknown" and _after_place(text, word))
+            word.masked = "LOCATION" if is_place else "PERSON"
+        elif word.kind == "title":
+            _mask_titled(text, found, index)
+        elif word.kind == "acronym" and text[max(0, word.start - 4) : word.start] == " at ":
+            # `treated at UCSF`.
+            word.masked = "LOCATION"
+    for before, word in zip(found, found[1:], strict=False):
+        _join(text, before, word)
+    for word, after in zip(reversed(found[:-1]), reversed(found[1:]), strict=False):
+        _join_backwards(text, word, after)
+    for word in found:
+        if word.kind == "either" and not word.masked and _stands_as_name(text, word):
+            word.masked = "PERSON"
+    for index, word in enumerate(found):
+        if word.kind == "facility":
+            _mask_facility(text, found, index)
+
+
+def _is_thing(text: str, word: _Word, lists: Words) -> bool:
+    """Whether an eponym (`Foley catheter`), a firm or a short acronym is meant."""
+    after = _NEXT_WORD.match(text, word.end)
+    following = after[1].lower() if after else ""
+    possessive = text[word.end - 2 : word.end].lower() in ("'s", "\u2019s")
+    if word.kind != "first" or word.key in lists.eponyms:
+        if following in MEDICAL_NOUNS or (possessive and following in MEDICAL_NOUNS):
+            return True
+    if lists.phrases and (word.key, following) in lists.phrases:
+        return True
+    if (last_word(text, word.start).lower(), word.key) in lists.phrases:
+        return True
+    if any(tuple(word.key.split("-")) == phrase for phrase in lists.phrases):
+        return True
+    return text[word.start : word.end].isupper() and len(word.key) < 4
+
+
+def _after_place(text: str, word: _Word) -> bool:
+    return last_word(text, word.start).lower() in BEFORE_PLACE
+
+
+def _mask_titled(text: str, found: list[_Word], index: int) -> None:
+    """`Dr. Will Banks`: after a title a word is a name even if it is a safe one."""
+    title = found[index]
+    match = _TITLED.match(text, title.end)
+    if not match:
+        return
+    for word in found[index + 1 :]:
+        if word.start >= match.end():
+            return
+        if word.kind != "title":
+            word.masked = "PERSON"
+    title.masked = ""
+
+
+_TITLED = re.compile(rf"\.?[ \u00a0]{{1,2}}(?:{_WORD.pattern}\.?[ ]?){{1,3}}")
+
+
+def _join(text: str, before: _Word, word: _Word) -> None:
+    """What follows a name joins it: `Susan Rose`, `Anna S.`, `Mary Banks`."""
+    if word.masked or not before.masked or text[before.end : word.start] not in (" ", ". ", "."):
+        return
+    if word.kind == "initial" or (
+        word.kind in ("either", "surname") and before.masked == "PERSON"
+    ):
+        word.masked = before.masked
+        # `Anna S.`: the point belongs to the initial, unless a sentence ends there.
+    elif word.kind == "prefix":
+        word.masked = "" if before.masked == "PERSON" else before.masked
+
+
+def _join_backwards(text: str, word: _Word, after: _Word) -> None:
+    """What stands before a name joins it: `L. Wang`, `Grace Kelly`, `New Haven`."""
+    if word.masked or not after.masked:
+        return
+    gap = text[word.end : after.start]
+    if word.kind in ("initial", "either", "prefix") and gap in (" ", ". ", "."):
+        word.masked = after.masked if word.kind != "either" else "PERSON"
+
+
+def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
+    """`Sarah Doe`, `Valida M. Ibragimov`: a safe word that the name beside it makes a name."""
+    for word in found:
+        if word.masked != "PERSON":
+            continue
+        if word.kind == "first":
+            after = _LAST_NAME.match(text, word.end)
+            if after and after[1].lower() not in _NO_LAST_NAMES:
+                yield after.span(1)
+        before = _INITIAL_BEFORE.search(text, max(0, word.start - 30), word.start)
+        if before:
+            yield before.span(1)
+
+
+_LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{_CAPITAL}][a-z][\w{_MARKS}'\u2019\-]*)(?![\w])")
+_INITIAL_BEFORE = re.compile(rf"(?<![\w])([{_CAPITAL}][\w{_MARKS}'\u2019\-]+ [A-Z]\.) $")
+_NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | frozenset(
+    "and or is was has had will did does if in on at to for from with by as but not so".split()
+)
+
+
+def _stands_as_name(text: str, word: _Word) -> bool:
+    """`saw Grace today`: capitalised between words with small letters."""
+    before = last_word(text, word.start)
+    after = _NEXT_WORD.match(text, word.end)
+    shown = text[word.start : word.end]
+    return bool(
+        before.islower()
+        and before not in JOINS_NAME
+        and not shown.isupper()
+        and (after is None or after[1].islower())
+    )
+
+
+_BEFORE_FACILITY = re.compile(
+    rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$"
+)
+
+
+_OF_PLACE = re.compile(rf" of (?:the )?[{_CAPITAL}][\w{_MARKS}]+")
+
+
+def _mask_facility(text: str, found: list[_Word], index: int) -> None:
+    """`Texas Health Presbyterian Hospital`: the whole name of a hospital that has one."""
+    noun = found[index]
+    line = text[max(0, noun.start - 80) : noun.start]
+    match = _BEFORE_FACILITY.search(line)
+    if not match:
+        return
+    begin = noun.start - len(match[0])
+    while text[begin : begin + 1].islower():
+        begin = text.index(" ", begin) + 1
+    if begin >= noun.start:
+        return
+    parts = [w for w in found[max(0, index - 8) : index] if w.start >= begin]
+    generic = all(
+        part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split()
+    )
+    before = last_word(text, begin)
+    inside = before in ("at", "to", "from", "in", "by", "of", "our")
+    whole = noun.key == "hospital" and before in ("at", "to", "from")
+    if any(word.masked for word in parts) or (inside and (whole or not generic)):
+        noun.start, noun.masked = begin, "LOCATION"
+        of = _OF_PLACE.match(text, noun.end)
+        if of:
+            noun.end = of.end()
+
+
+def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
+    """Known names with a small letter, and unknown words where a name is due.
+
+    A name is due beside a name, beside another unknown word, and after a word such as `to`.
+    """
+    persons: list[Place] = []
+    places: list[Place] = []
+    strange = set(_SMALL_WORD.findall(text)) - lists.ordinary
+    if not strange:
+        return persons, places
+    last_start, last_end, last_known = -2, -2, False
+    for match in _SMALL_WORD.finditer(text):
+        word = match[0]
+        if word not in strange:
+            continue
+        start, end = match.span()
+        if text[start - 1 : start] in _INSIDE or text[end : end + 1] in _INSIDE:
+            continue
+        known = word in lists.small
+        if known:
+            (places if word in lists.places else persons).append((start, end))
+        elif len(word) > 2:
+            beside = start == last_end + 1 and text[last_end] == " "
+            due = last_word(text, start).lower() in BEFORE_NAME
+            if (beside and last_known) or due:
+                persons.append((start, end))
+                known = True
+            elif beside:
+                persons.append((last_start, end))
+                known = True
+        if known and word in lists.first:
+            after = _SMALL_AFTER.match(text, end)
+            if after and after[1] in lists.after_first:
+                persons.append(after.span(1))
+        last_start, last_end, last_known = start, end, known
+    return persons, places
+
+
+_SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
+# Beside these a stretch of small letters is part of something longer.
+_INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
+
+
+def _joined(text: str, places: list[Place]) -> Iterator[Place]:
+    """Neighbouring words as one place."""
+    begin = end = -1
+    for start, stop in sorted(places):
+        if begin >= 0 and (start <= end or text[end:start] in _GAPS and text[end:start] != ", "):
+            end = max(end, stop)
+            continue
+        if begin >= 0:
+            yield begin, end
+        begin, end = start, stop
+    if begin >= 0:
+        yield begin, end
+

@@ -1,0 +1,104 @@
+"""The real training process of a site, with the nano base and no coordinator."""
+
+import json
+import struct
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from flwr.app import Message
+from flwr.common.serde import message_to_proto
+from transformers import AutoConfig
+
+from client.worker import Worker
+from model.adapter import INITIAL_SEED, adapter_specs, initial_adapter
+from model.base import base_digest, nano_folder
+from model.config import AdapterConfig, BaseRef
+from privacy import wire
+from privacy.dp.config import MechanismConfig, Unit
+from privacy.masking.config import MaskingConfig
+from privacy.plan import (
+    ExitConfig,
+    OptimizerConfig,
+    RoundsConfig,
+    RunPlan,
+    SiteShare,
+    TextConfig,
+)
+
+HEADER = struct.Struct("!Q")
+SETTINGS = """
+[site]
+name = "s"
+coordinator = "localhost:1"
+[data]
+path = "{path}"
+num_units = 40
+[budget]
+epsilon = 8
+delta = 1e-3
+"""
+
+
+def nano_plan(masking: MaskingConfig, answer: str = "label") -> tuple[RunPlan, wire.Instruction]:
+    """A plan of one round on the nano base, and its instruction."""
+    adapter = AdapterConfig(lora_rank=2, lora_alpha=4.0)
+    base = AutoConfig.from_pretrained(nano_folder())
+    state = initial_adapter(base, adapter, seed=INITIAL_SEED)
+    plan = RunPlan(
+        federation="f",
+        run="r",
+        base=BaseRef(name="nano", digest=base_digest(nano_folder())),
+        adapter=adapter,
+        tensors=adapter_specs(base, adapter),
+        initial_adapter=state.digest,
+        text=TextConfig(max_tokens=64, answer=answer),  # type: ignore[arg-type]
+        masking=masking,
+        mechanism=MechanismConfig(
+            unit=Unit.RECORD,
+            target_epsilon=8.0,
+            delta=1e-3,
+            noise_multiplier=1.0,
+            clip_norm=1.0,
+            sample_rate=0.1,
+            steps_per_round=1,
+        ),
+        optimizer=OptimizerConfig(),
+        rounds=RoundsConfig(num_rounds=1, min_sites=1),
+        exits=ExitConfig(max_update_norm=1000.0, max_update_bytes=50_000_000),
+        sites=(SiteShare(name="s", num_units=40),),
+    )
+    packed = state.pack(trained_only=False)
+    return plan, wire.Instruction(kind="train", plan=plan.digest, server_round=1, adapter=packed)
+
+
+def request(
+    folder: Path, data: Path, plan: RunPlan, instruction: wire.Instruction, extra: str = ""
+) -> bytes:
+    """What the agent asks its training process."""
+    settings = folder / "site.toml"
+    settings.write_text(SETTINGS.format(path=data) + extra)
+    header: Mapping[str, object] = {
+        "site_config": str(settings),
+        "plan": plan.canonical().decode(),
+        "holdout_key": "07" * 32,
+        "surrogate_key": "09" * 32,
+    }
+    message = Message(wire.write_instruction(instruction, plan), 1, instruction.kind, group_id="1")
+    encoded = json.dumps(header).encode()
+    return HEADER.pack(len(encoded)) + encoded + message_to_proto(message).SerializeToString()
+
+
+def worker(folder: Path, before: str = "") -> Worker:
+    """The training process as the agent starts it, with `before` run first."""
+    program = folder / "program.py"
+    program.write_text(
+        f"{before}\nfrom client.child import _make_handler\nfrom client.worker import serve\n"
+        "serve(_make_handler)\n"
+    )
+    return Worker(
+        [sys.executable, str(program)],
+        environment={"OMP_NUM_THREADS": "1"},
+        hide=[],
+        memory_limit_mb=4000,
+    )

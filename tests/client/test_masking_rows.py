@@ -1,0 +1,147 @@
+"""Rows are masked whole, spans are told against the original, errors name a line and no text."""
+
+import json
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.masking.rows import RowMasker, RowSettings, RowStats, parse_row
+from privacy.errors import ConfigError, MaskingError
+from privacy.masking.config import MaskingConfig
+from privacy.masking.surrogates import SurrogateKey
+
+CARD = "4111 1111 1111 1111"
+SECRET = "Erika Mustermann"  # noqa: S105 - stands for the text of a record
+TYPES = ("CREDIT_CARD", "DATE", "EMAIL", "PHONE")
+
+
+@cache
+def masker(mode: str = "placeholder", **changes: object) -> RowMasker:
+    key = SurrogateKey(bytes(32)) if mode == "surrogate" else None
+    masking = MaskingConfig(entity_types=TYPES, mode=mode)
+    return RowMasker(RowSettings(masking=masking, key=key, **changes))  # type: ignore[arg-type]
+
+
+def masked(row: object, stats: RowStats | None = None, **changes: object) -> dict[str, object]:
+    line = json.dumps(row).encode()
+    made = masker(**changes).mask_line(line, 1, stats or RowStats())  # type: ignore[arg-type]
+    assert made.endswith(b"\n")
+    assert made.count(b"\n") == 1
+    return dict(json.loads(made))
+
+
+def test_every_text_and_number_at_any_depth_is_masked() -> None:
+    row = {
+        "a": f"paid by {CARD}",
+        "b": 4111111111111111,
+        "c": [{"d": "jane@example.org", "e": [True, None, 7, 1.5]}],
+    }
+    assert masked(row) == {
+        "a": "paid by [CREDIT_CARD]",
+        "b": "[CREDIT_CARD]",
+        "c": [{"d": "[EMAIL]", "e": [True, None, 7, 1.5]}],
+    }
+
+
+def test_only_what_is_named_is_kept() -> None:
+    row = {"id": "jane@example.org", "text": "jane@example.org"}
+    assert masked(row, keep=("id",)) == {"id": "jane@example.org", "text": "[EMAIL]"}
+    assert masked(row)["id"] == "[EMAIL]"
+
+
+def test_spans_are_offsets_into_the_original() -> None:
+    text = f"卡\U0001f600 {CARD} and jane@example.org."
+    made = masked({"text": text, "n": CARD}, spans_of="text")
+    assert made["text"] == text
+    assert made["n"] == CARD
+    assert made["masked"] == "卡\U0001f600 [CREDIT_CARD] and [EMAIL]."
+    assert [(text[s["start"] : s["end"]], s["type"]) for s in made["spans"]] == [  # type: ignore[attr-defined, index]
+        (CARD, "CREDIT_CARD"),
+        ("jane@example.org", "EMAIL"),
+    ]
+    assert all(0 < s["score"] <= 1 for s in made["spans"])  # type: ignore[attr-defined, index]
+
+
+def test_dates_of_one_subject_move_together_across_rows() -> None:
+    rows = [{"unit_id": "p1", "text": day} for day in ("2019-03-14", "2019-03-20")]
+    days = [str(masked(row, mode="surrogate")["text"]) for row in rows]
+    assert int(days[1][-2:]) - int(days[0][-2:]) in (6, -22, -23, -24, -25)
+    other = masked({"unit_id": "p2", "text": "2019-03-14"}, mode="surrogate")["text"]
+    assert other != days[0]
+    named = {"who": "p1", "text": "2019-03-14"}
+    assert masked(named, mode="surrogate", subject="who")["text"] == days[0]
+
+
+def test_figures_are_counted() -> None:
+    stats = RowStats()
+    masked({"a": CARD, "b": "xx"}, stats)
+    assert (stats.num_rows, stats.num_characters, stats.num_masked_characters) == (1, 21, 19)
+    assert stats.num_masked == {"CREDIT_CARD": 1}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        SECRET.encode(),
+        f'{{"text": "{SECRET}"'.encode(),
+        f'["{SECRET}"]'.encode(),
+        f'"{SECRET}"'.encode(),
+        SECRET.encode("utf-16"),
+        f'{{"text": "{SECRET} \\ud800"}}'.encode(),
+        f'{{"text": "{SECRET}", "n": NaN}}'.encode(),
+        f'{{"text": "{SECRET}", "n": 1e999}}'.encode(),
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_row_is_named_and_not_quoted(line: bytes) -> None:
+    with pytest.raises(ConfigError, match="input, line 7: expected") as caught:
+        masker().mask_line(line, 7, RowStats())
+    assert "Erika" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "message"),
+    [
+        ({"a": SECRET}, {"spans_of": "text"}, "expected field 'text' to be a string, got none"),
+        ({"text": 5}, {"spans_of": "text"}, "got int"),
+        ({"text": SECRET, "masked": "x"}, {"spans_of": "text"}, "expected no field masked"),
+        ({"text": SECRET}, {"subject": "who"}, "expected field 'who' to name the subject"),
+    ],
+)
+def test_a_row_without_a_field_is_named_and_not_quoted(
+    row: dict[str, object], changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        masked(row, **changes)
+    assert "Erika" not in str(caught.value)
+
+
+def test_a_failing_recogniser_names_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = RowMasker(RowSettings(masking=MaskingConfig(entity_types=TYPES)))
+
+    def fail(text: str) -> None:
+        raise MaskingError("a recogniser failed with ValueError")
+
+    monkeypatch.setattr(broken, "_find", fail)
+    with pytest.raises(MaskingError, match="input, line 3: a recogniser failed"):
+        broken.mask_line(json.dumps({"a": SECRET}).encode(), 3, RowStats())
+
+
+@given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=4))
+def test_a_row_comes_back_with_its_fields_and_masking_again_changes_nothing(
+    row: dict[str, str],
+) -> None:
+    once = masked(row)
+    assert list(once) == list(row)
+    assert masked(once) == once
+    assert parse_row(json.dumps(once).encode(), "") == once
+
+
+@given(st.text(max_size=60))
+def test_pieces_are_the_text_in_order(text: str) -> None:
+    pieces = masker().pieces(f"{text} {CARD}", "p")
+    assert "".join(piece.original for piece in pieces) == f"{text} {CARD}"
+    assert pieces[-1].masked == "[CREDIT_CARD]"
