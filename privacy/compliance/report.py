@@ -92,13 +92,13 @@ def render_report(log: VerifiedLog, extras: Extras | None = None, *, at: datetim
         _head(evidence, at, page),
         _tiles(evidence, page),
         _trust(log, page),
-        controls_section(extras.regimes, extras.sheet, page) if extras.regimes else NOTHING,
         _sites(evidence, page),
         quality(measured, page) if measured else NOTHING,
         privacy(evidence, page),
         masking(evidence, page),
         _rounds(evidence, page),
         _refusals(evidence.refusals, page),
+        controls_section(extras.regimes, extras.sheet, page) if extras.regimes else NOTHING,
         _limits(page),
         _check(log, extras.beside, page),
         _entries(log, page),
@@ -119,7 +119,10 @@ def render_report(log: VerifiedLog, extras: Extras | None = None, *, at: datetim
         tag("style", Html(css)),
     )
     language = "zh-Hans" if extras.language == "zh" else "en"
-    made = f'<!doctype html>\n<html lang="{language}"><head>{head}</head>\n<body>{body}</body></html>\n'
+    made = (
+        f'<!doctype html>\n<html lang="{language}"><head>{head}</head>\n'
+        f"<body>{body}</body></html>\n"
+    )
     # The digest is over the page with zeros in its place, so whoever has the page can repeat it.
     digest = hashlib.sha256(made.encode()).hexdigest()
     return made.replace(EMPTY_DIGEST, digest, 1)

@@ -53,7 +53,7 @@ def seal(files: Mapping[str, bytes], key: SigningKey, *, at: str) -> bytes:
         "predicateType": PREDICATE_TYPE,
         "predicate": {"at": at, "signer": key.public_key.hex()},
     }
-    envelope = Envelope(rfc8785.dumps(statement), PAYLOAD_TYPE, {})
+    envelope = Envelope(rfc8785.dumps(statement), PAYLOAD_TYPE, {})  # type: ignore[arg-type]
     envelope.signatures[key.key_id] = Signature(key.key_id, key.sign(envelope.pae()).hex())
     line: bytes = rfc8785.dumps(envelope.to_dict())
     return line + b"\n"

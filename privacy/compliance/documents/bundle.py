@@ -80,7 +80,10 @@ def check(files: Mapping[str, bytes]) -> None:
         if name.startswith("croissant-"):
             data = json.loads(files[name])
             _need(name, {data["identifier"]}, refs)
-            _same(name, root in data["citeAs"] and plan in data["description"])
+            _same(
+                name,
+                data["citeAs"].endswith(f", root {root}") and f" {plan} " in data["description"],
+            )
     if OSCAL in files:
         _check_oscal(json.loads(files[OSCAL])["assessment-results"], root, plan)
 

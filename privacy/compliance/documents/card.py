@@ -37,7 +37,8 @@ def card(subject: Subject, *, with_assessment: bool) -> str:
     lines += [
         f"# {plan.federation}/{plan.run}",
         "",
-        f"A LoRA adapter (rank {plan.adapter.lora_rank}) for the base `{plan.base.name}`, trained by"
+        f"A LoRA adapter (rank {plan.adapter.lora_rank}) for the base `{plan.base.name}`, trained"
+        " by"
         f" {len(plan.sites)} institutions without their records leaving them; {released}.",
         "",
         "## Use",

@@ -1,7 +1,8 @@
-"""A Croissant 1.0 description of a site's records: what may be known of them outside, and no more.
+"""A Croissant 1.0 description of a site's records: what may be known of them outside.
 
-No file, no column and no value of the site is named: the description has fields as a plan names
-them, how they were masked, and how many units the site declared.
+No file, column or value of the site is named: the description says which fields a plan learns
+from, how they were masked, and how many units the site declared. It has no record set, because
+Croissant wants a file behind each field, and there is none to have.
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ _CONTEXT: dict[str, Any] = {
     "dataCollection": "cr:dataCollection",
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -35,11 +37,13 @@ _CONTEXT: dict[str, Any] = {
     "parentField": "cr:parentField",
     "path": "cr:path",
     "personalSensitiveInformation": "cr:personalSensitiveInformation",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet",
     "references": "cr:references",
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -59,8 +63,8 @@ def croissant(subject: Subject, site: str) -> dict[str, Any]:
         "name": name,
         "description": (
             f"Records of {site} that plan {subject.run.digest} was trained on. They never left"
-            f" {site} and cannot be downloaded. Declared: {share.num_units} units"
-            f" ({plan.mechanism.unit.value})."
+            f" {site} and cannot be downloaded. Fields: prompt, {plan.text.answer}. Declared:"
+            f" {share.num_units} units ({plan.mechanism.unit.value})."
         ),
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "identifier": subject.ref("data", site),
@@ -75,24 +79,4 @@ def croissant(subject: Subject, site: str) -> dict[str, Any]:
             f"Masked before use ({masking.mode}; {', '.join(masking.languages)}):"
             f" {', '.join(masking.entity_types)}. Masking does not find all."
         ),
-        "distribution": [],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "records",
-                "name": "records",
-                "description": "One row a record; no row is given here",
-                "field": [_field("prompt"), _field(plan.text.answer)],
-            }
-        ],
-    }
-
-
-def _field(name: str) -> dict[str, Any]:
-    return {
-        "@type": "cr:Field",
-        "@id": f"records/{name}",
-        "name": name,
-        "description": "Masked text that stays at the institution",
-        "dataType": "sc:Text",
     }

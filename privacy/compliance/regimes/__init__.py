@@ -116,9 +116,10 @@ def parse_regime(content: bytes, file: str, queries: frozenset[str]) -> Regime:
         raise ConfigError(f"{file}: expected at most {MAX_BYTES} bytes, got {len(content)}")
     try:
         text = content.decode("utf-8")
-        loaded = tomllib.loads(text)
     except UnicodeDecodeError:
         raise ConfigError(f"{file}, line 1: expected UTF-8") from None
+    try:
+        loaded = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         found = re.search(r"line ([0-9]+)", str(error))
         line = found[1] if found else str(text.count("\n") + 1)
@@ -189,7 +190,7 @@ class _Reader:
         if not isinstance(evidence, list):
             raise self._problem("expected evidence to be a list of names", place, "evidence")
         for name in evidence:
-            if name not in queries:
+            if not isinstance(name, str) or name not in queries:
                 raise self._problem(
                     f"expected evidence of {', '.join(sorted(queries))}; got {name!r}",
                     place,
