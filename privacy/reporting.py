@@ -150,7 +150,8 @@ def _add_sealing(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="check that a signed report and its documents are as they were signed",
         description="Check REPORT.dsse, the digests of all files that were signed together, and"
         " the page's own digest. It does not check the log: for that, verify.",
-        example="cloister-audit verify-report report.html --key 17cb79fb2b41...",
+        example="cloister-audit verify-report report.html --key"
+        " 17cb79fb2b4120f2b1ec65e4198d6e08b28e813feb01e4a400839b85e18080ce",
     )
     check.add_argument("report", type=Path, metavar="REPORT", help="the page")
     check.add_argument(
