@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - forms read as they are sent.
 """Made-up clinical notes and bank letters in English, with every identifier's place.
 
 Values come from Faker and from a generator of names that stand in no list: what is found of those
@@ -10,7 +11,9 @@ from functools import partial
 from faker import Faker
 
 Spans = tuple[tuple[int, int, str], ...]
-_STARTS = "Bra Cor Dre Fal Gri Hal Jor Kel Lum Mar Nor Osk Pra Quil Ros Sel Tarv Ulm Vand Wex Yol Zan"
+_STARTS = (
+    "Bra Cor Dre Fal Gri Hal Jor Kel Lum Mar Nor Osk Pra Quil Ros Sel Tarv Ulm Vand Wex Yol Zan"
+)
 _MIDDLES = "a ane e elo i ina o ori u una ya ether"
 _ENDS = "by dane der felt gren lin lock mont nik quist ren rick sen son stad tov vall wen wick yr"
 _CLINICAL = (
@@ -104,13 +107,18 @@ def _makers(fake: Faker, *, unseen: bool) -> dict[str, tuple[str, Callable[[], s
         "city_small": ("LOCATION", lambda: city().lower()),
         "street": ("LOCATION", street),
         "zip": ("LOCATION", fake.postcode),
-        "hospital": ("LOCATION", lambda: f"{last()} {pick(('Hospital', 'Medical Center', 'Clinic'))}"),
+        "hospital": (
+            "LOCATION",
+            lambda: f"{last()} {pick(('Hospital', 'Medical Center', 'Clinic'))}",
+        ),
         "date": ("DATE", date),
         "old": ("AGE", lambda: str(fake.random_int(90, 104))),
         "pronoun": ("", lambda: pick(("His", "Her"))),
         "phone": (
             "PHONE",
-            lambda: number(pick(("(2##) 5##-####", "3##-4##-####", "+1 4## 5## ####", "5##.6##.####"))),
+            lambda: number(
+                pick(("(2##) 5##-####", "3##-4##-####", "+1 4## 5## ####", "5##.6##.####"))
+            ),
         ),
         "mrn": ("RECORD_NUMBER", lambda: number(pick(("########", "######", "##-##-##-#")))),
         "ssn": ("SSN", lambda: number("###-##-####")),

@@ -316,7 +316,7 @@ def _check_masking(plan: RunPlan, config: SiteConfig, home: SiteHome) -> None:
     try:
         if plan.masking.mode == "surrogate":
             home.surrogate_key()
-        pass_canaries(Detector(plan.masking), config, plan)
+        pass_canaries(Detector(plan.masking, ner=config.masking.ner), config, plan)
     except (MaskingError, ConfigError) as error:
         raise PlanRuleError("recall-floor", str(error), hint=error.hint) from None
 

@@ -25,6 +25,7 @@ from pydantic import (
 from privacy.dp.config import Unit
 from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES
+from privacy.masking.ner import parse_ner
 from privacy.plan import check_name
 
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
@@ -73,6 +74,11 @@ def _known_types(types: tuple[str, ...]) -> tuple[str, ...]:
             f"expected names from {', '.join(ENTITY_TYPES)}, got {', '.join(unknown)}"
         )
     return types
+
+
+def _model_beside_the_file(value: str, info: ValidationInfo) -> str:
+    kind, path = parse_ner(value)
+    return value if path is None else f"{kind}:{_beside_the_file(path, info)}"
 
 
 def _not_empty(text: str) -> str:
@@ -202,8 +208,13 @@ class PolicySection(_Section):
 
 
 class MaskingSection(_Section):
-    """How this site masks, beside what a plan says."""
+    """What masks beside the rules of the plan. It can only add to what is masked."""
 
+    ner: Annotated[str, AfterValidator(_model_beside_the_file)] = Field(
+        default="none",
+        description="Model of names and places on this disk: none, spacy:<path>, "
+        "transformers:<path>",
+    )
     labelled_notes: Annotated[FilePath | None, BeforeValidator(_optional_path)] = Field(
         default=None,
         description="Own notes with marked personal data, JSONL; empty: none. They count before "

@@ -134,7 +134,8 @@ def load(
         )
     # What is neither learnt nor scored is not read any further.
     used = ("prompt", "label", plan.text.answer)
-    detector, replacer = Detector(plan.masking), Replacer(plan.masking, surrogate_key)
+    detector = Detector(plan.masking, ner=config.masking.ner)
+    replacer = Replacer(plan.masking, surrogate_key)
     recalls = pass_canaries(detector, config, plan)
     masker = _Masker(detector, replacer, plan.masking.entity_types, used)
     train: dict[str, list[Example]] = {}

@@ -94,6 +94,7 @@ def _settings(args: argparse.Namespace, home: SiteHome, lines: _Lines) -> RowSet
         keep=tuple(sorted(set(args.keep))),
         subject=args.subject,
         spans_of=field if args.spans else "",
+        ner=home.config().masking.ner if home.config_path.exists() else "none",
         source=str(args.input or f"source {args.source}"),
     )
 

@@ -35,6 +35,7 @@ class RowSettings:
       keep: Fields at the top of a row that are left as they are.
       subject: Field that says whose row it is; empty: `unit_id` where there is one, else the row.
       spans_of: Field that is masked beside the original, with its spans; empty: rows are masked.
+      ner: The site's model beside the rules.
       source: What errors call the input.
     """
 
@@ -43,12 +44,14 @@ class RowSettings:
     keep: tuple[str, ...] = ()
     subject: str = ""
     spans_of: str = ""
+    ner: str = "none"
     source: str = "input"
 
     def describe(self) -> dict[str, object]:
         """Everything that the output depends on, without the key itself."""
         return {
             "masking": asdict(self.masking),
+            "ner": self.ner,
             "key_id": self.key.key_id if self.key else "",
             "keep": list(self.keep),
             "subject": self.subject,
@@ -92,7 +95,7 @@ class RowMasker:
           MaskingError: They cannot be built, or a key is missing.
         """
         self._settings = settings
-        self._detector = Detector(settings.masking)
+        self._detector = Detector(settings.masking, ner=settings.ner)
         self._replacer = Replacer(settings.masking, settings.key)
         # Labels, codes and flags repeat; to look through one costs a call of all recognisers.
         self._find_short = lru_cache(maxsize=_CACHED_TEXTS)(self._detector.find)

@@ -7,12 +7,13 @@ answers with rows or with an error in words; the text of any other exception is 
 because it may be a record's.
 """
 
-import ctypes
 import gzip
 import json
 import multiprocessing
 import os
+import select
 import signal
+import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,6 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
 CHUNK_LINES = 1000
 _GZIP_MAGIC = b"\x1f\x8b"
-_PR_SET_PDEATHSIG = 1
 
 Progress = Callable[[int], None]
 
@@ -98,10 +98,22 @@ class _Answer:
 _masker: RowMasker | None = None
 
 
-def _begin_worker() -> None:
-    # Ctrl-C is the main process' to handle; when it is killed, its workers go with it.
+def _begin_worker(main_pid: int) -> None:
+    # Ctrl-C is the main process' to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        main = os.pidfd_open(main_pid)
+    except ProcessLookupError:
+        os._exit(1)
+    threading.Thread(target=_end_with, args=(main,), daemon=True).start()
+
+
+def _end_with(main: int) -> None:
+    """End this process when the main one has: it would wait for its next chunk for ever."""
+    poller = select.poll()
+    poller.register(main, select.POLLIN)
+    poller.poll()
+    os._exit(1)
 
 
 def _mask_chunk(settings: RowSettings, first: int, lines: list[bytes]) -> _Answer:
@@ -139,7 +151,9 @@ def mask_lines(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["client.masking.rows", "privacy.masking.presidio"])
     waiting: deque[tuple[int, list[bytes], Future[_Answer]]] = deque()
-    executor = ProcessPoolExecutor(num_jobs, mp_context=context, initializer=_begin_worker)
+    executor = ProcessPoolExecutor(
+        num_jobs, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
+    )
     try:
         for chunk in _chunks(lines):
             waiting.append((first, chunk, executor.submit(_mask_chunk, settings, first, chunk)))

@@ -6,9 +6,10 @@ digest stands in the plan, so the coordinator signs it when it offers the plan a
 it writes what it found; a site with another set trains nothing.
 
 A canary counts as found when every letter and digit of its value is masked, under whatever type:
-what matters is that nothing of it is left but a `+` or a bracket. Recall is given with its Wilson interval (E. B. Wilson,
-1927): of 40 found in 40, the truth may still be 91 %. A site may add notes of its own, with spans
-that people marked. They count too, but say something about records, so their figures stay there.
+what matters is that nothing of it is left but a `+` or a bracket. Recall is given with its Wilson
+interval (E. B. Wilson, 1927): of 40 found in 40, the truth may still be 91 %. A site may add notes
+of its own, with spans that people marked. They count too, but say something about records, so
+their figures stay there.
 
 Recall on canaries is no recall on records: it shows that each recogniser works, and no more.
 """

@@ -1,13 +1,13 @@
 """Find personal data in a text. Fails closed: a detector that cannot detect is never built.
 
 What is found is taken out and what is left is searched again, until nothing is found: a number
-that a neighbour hid is seen once the neighbour is gone. So masking a masked text changes nothing:
-a placeholder that stands in a text already and one that is about to are the same sign to the rules.
+that a neighbour hid is seen once the neighbour is gone. Masking a masked text changes nothing:
+a placeholder that stands in a text already is to the rules the same sign as what was taken out.
 """
 
 from privacy.errors import MaskingError
 from privacy.masking.config import MaskingConfig
-from privacy.masking.mask import Span, mask, merge, unmasked_segments
+from privacy.masking.mask import Span, merge, unmasked_segments
 
 __all__ = ["Detector", "Span"]
 
@@ -84,11 +84,10 @@ class Detector:
         """
         try:
             # Presidio imports spaCy and transformers: only who masks pays for it.
-            from privacy.masking.ner import load_recognisers
+            from privacy.masking.models import load_model
             from privacy.masking.presidio import build_analyzer
 
-            models = load_recognisers(ner, config.entity_types, config.languages[0])
-            self._analyzer = build_analyzer(config.entity_types, config.languages, models)
+            self._analyzer = build_analyzer(config.entity_types, config.languages, load_model(ner))
         except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise MaskingError(
                 f"cannot build the recognisers: {type(error).__name__}",
@@ -114,6 +113,12 @@ class Detector:
         return sorted(spans, key=lambda span: span.start)
 
     def _analyze(self, text: str) -> list[Span]:
+        spans = self._results(text)
+        if _GAP in text:
+            spans = [part for span in spans for part in _without_gaps(text, span)]
+        return merge(spans)
+
+    def _results(self, text: str) -> list[Span]:
         try:
             results = self._analyzer.analyze(
                 text=text, language=self._language, entities=self._entity_types
@@ -121,17 +126,14 @@ class Detector:
         except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
             # `from None`: such an exception may quote the text that it failed on.
             raise MaskingError(f"a recogniser failed with {type(error).__name__}") from None
-        spans = [Span(r.start, r.end, r.entity_type, r.score) for r in results]
-        if _GAP in text:
-            spans = [part for span in spans for part in _without_gaps(text, span)]
-        return merge(spans)
+        return [Span(r.start, r.end, r.entity_type, r.score) for r in results]
 
     def _check_canaries(self) -> None:
         for language in self._languages:
             planted = _CANARIES | _CANARIES_OF.get(language, {})
             for entity_type in self._entity_types:
                 text = _ON_FILE[language].format(planted[entity_type])
-                if f"[{entity_type}]" not in mask(text, self.find(text)):
+                if entity_type not in {span.entity_type for span in self._results(text)}:
                     raise MaskingError(
                         f"the recogniser of {entity_type} does not find its planted example",
                         hint="reinstall the pinned dependencies; nothing is trained unmasked",

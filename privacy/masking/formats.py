@@ -30,7 +30,9 @@ _DOMAIN = pattern(
     rf"(?:/[A-Z0-9.\-_~:/?#@!$&'()*+,;=%|]*[A-Z0-9/=&#~_$%\-]|/)?",
     needs=".",
 )
-_MAC = re.compile(r"(?<![A-Z0-9:\-])(?:[0-9A-F]{2}([:\-]))(?:[0-9A-F]{2}\1){4}[0-9A-F]{2}(?![A-Z0-9:\-])", ANY)
+_MAC = re.compile(
+    r"(?<![A-Z0-9:\-])(?:[0-9A-F]{2}([:\-]))(?:[0-9A-F]{2}\1){4}[0-9A-F]{2}(?![A-Z0-9:\-])", ANY
+)
 _MAC_LIKELY = re.compile(r"[:\-][0-9A-F]{2}[:\-][0-9A-F]{2}[:\-]", ANY)
 
 
@@ -85,7 +87,15 @@ RULES: Rules = {
     "DEVICE_ID": (
         (0.9, _mac),
         # GS1's device identifier, and an IMEI: fifteen digits with a check digit beside its name.
-        (0.9, numbered(r"01\)[0-9]{14}(?:\([0-9]{2}\)[A-Z0-9\-]{1,20}){0,4}", least=14, back=r"(?P<value>\()", reach=1)),
+        (
+            0.9,
+            numbered(
+                r"01\)[0-9]{14}(?:\([0-9]{2}\)[A-Z0-9\-]{1,20}){0,4}",
+                least=14,
+                back=r"(?P<value>\()",
+                reach=1,
+            ),
+        ),
         (
             0.95,
             numbered(

@@ -7,10 +7,17 @@ pass.
 
 from collections.abc import Sequence
 
-from presidio_analyzer import AnalyzerEngine, LocalRecognizer, RecognizerRegistry, RecognizerResult
+from presidio_analyzer import (
+    AnalyzerEngine,
+    EntityRecognizer,
+    LocalRecognizer,
+    RecognizerRegistry,
+    RecognizerResult,
+)
 from presidio_analyzer.nlp_engine import NlpArtifacts, NoOpNlpEngine
 
 from privacy.masking import recognisers
+from privacy.masking.models import Model
 
 
 class RuleRecogniser(LocalRecognizer):
@@ -36,21 +43,46 @@ class RuleRecogniser(LocalRecognizer):
         ]
 
 
+class ModelRecogniser(LocalRecognizer):
+    """A site's own model as one more recogniser."""
+
+    def __init__(self, model: Model, entity_types: Sequence[str], language: str) -> None:
+        super().__init__(
+            supported_entities=list(entity_types), supported_language=language, name="model"
+        )
+        self._model = model
+
+    def load(self) -> None:
+        """Loaded already: what cannot be loaded is not built."""
+
+    def analyze(
+        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts
+    ) -> list[RecognizerResult]:
+        """What the model finds of `entities`."""
+        del nlp_artifacts
+        return [
+            RecognizerResult(span.entity_type, span.start, span.end, span.score)
+            for span in self._model(text)
+            if span.entity_type in entities
+        ]
+
+
 def build_analyzer(
-    entity_types: Sequence[str],
-    languages: Sequence[str],
-    models: Sequence[LocalRecognizer] = (),
+    entity_types: Sequence[str], languages: Sequence[str], model: Model | None = None
 ) -> AnalyzerEngine:
-    """An analyzer that finds `entity_types` by the rules of `languages`, and by `models`.
+    """An analyzer that finds `entity_types` by the rules of `languages`, and by `model`.
 
     To Presidio all of it is the first language: a text is searched by the rules of each.
     """
     language = languages[0]
     nlp_engine = NoOpNlpEngine(models=[{"lang_code": language, "model_name": "none"}])
     nlp_engine.load()
+    recognizers: list[EntityRecognizer] = [RuleRecogniser(entity_types, languages)]
+    if model is not None:
+        recognizers.append(ModelRecogniser(model, entity_types, language))
     return AnalyzerEngine(
         registry=RecognizerRegistry(
-            recognizers=[RuleRecogniser(entity_types, languages), *models],
+            recognizers=recognizers,
             supported_languages=[language],
         ),
         nlp_engine=nlp_engine,

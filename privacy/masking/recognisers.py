@@ -6,14 +6,14 @@ person's privacy.
 
 from collections.abc import Sequence
 
-from privacy.masking import english, formats
+from privacy.masking import chinese, english, formats
 from privacy.masking.mask import Span
 from privacy.masking.patterns import Rules
 from privacy.masking.plain import plain
 
 # What stands in every language, and what each adds.
 EVERY_LANGUAGE: Rules = formats.RULES
-LANGUAGE_RULES: dict[str, Rules] = {"en": english.RULES}
+LANGUAGE_RULES: dict[str, Rules] = {"en": english.RULES, "zh": chinese.RULES}
 
 
 def find(text: str, entity_types: Sequence[str], languages: Sequence[str] = ("en",)) -> list[Span]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flwr.app import Message
 from flwr.common.serde import message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
 from transformers import AutoConfig
 
 from client.worker import Worker
@@ -84,9 +85,12 @@ def request(
         "holdout_key": "07" * 32,
         "surrogate_key": "09" * 32,
     }
+    # As the coordinator's engine does; Flower makes no message without.
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = int(plan.run_id), 1, 1
     message = Message(wire.write_instruction(instruction, plan), 1, instruction.kind, group_id="1")
     encoded = json.dumps(header).encode()
-    return HEADER.pack(len(encoded)) + encoded + message_to_proto(message).SerializeToString()
+    sent: bytes = message_to_proto(message).SerializeToString()
+    return HEADER.pack(len(encoded)) + encoded + sent
 
 
 def worker(folder: Path, before: str = "") -> Worker:

@@ -15,7 +15,9 @@ from client.dataset import SiteDataset, is_held_out, load, probe
 from model.config import AdapterConfig, BaseRef, TensorSpec
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.errors import ConfigError, MaskingError
-from privacy.masking.config import ENTITY_TYPES, MaskingConfig
+from privacy.masking.canaries import Recall
+from privacy.masking.config import MaskingConfig
+from privacy.masking.surrogates import SurrogateKey
 from privacy.plan import (
     ExitConfig,
     OptimizerConfig,
@@ -26,6 +28,8 @@ from privacy.plan import (
 )
 
 KEY = bytes(range(32))
+# Few, because each load looks for the planted examples of every type first.
+TYPES = ("CREDIT_CARD", "DATE", "EMAIL", "PHONE")
 CARD = "4111 1111 1111 1111"
 
 
@@ -54,7 +58,7 @@ def make_plan(**changes: object) -> RunPlan:
         tensors=(TensorSpec(name="a", shape=(1,), trained=True),),
         initial_adapter="sha256:" + "0" * 64,
         text=TextConfig(max_tokens=256),
-        masking=MaskingConfig(),
+        masking=MaskingConfig(entity_types=TYPES),
         mechanism=MechanismConfig(
             unit=Unit.RECORD,
             target_epsilon=8.0,
@@ -142,7 +146,7 @@ def test_masking_is_counted_over_all_records_and_the_fields_that_are_used(tmp_pa
         dataset = load_rows(tmp_path, [row(i) for i in range(30)], plan)
         assert dataset.masking.num_records == 30
         assert dataset.masking.num_masked == {
-            **dict.fromkeys(ENTITY_TYPES, 0),
+            **dict.fromkeys(TYPES, 0),
             "CREDIT_CARD": 30,
             "DATE": 30,
             "EMAIL": num_emails,
@@ -246,3 +250,54 @@ def test_without_masking_nothing_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "privacy.masking.presidio", None)
     with pytest.raises(MaskingError):
         load_rows(tmp_path, [row(i) for i in range(20)])
+
+
+def own_notes(tmp_path: Path, text: str) -> SiteConfig:
+    """Settings with a labelled note of one card number."""
+    notes = tmp_path / "notes.jsonl"
+    start = text.index("#")
+    span = {"start": start, "end": start + 4, "type": "CREDIT_CARD"}
+    notes.write_text(json.dumps({"text": text, "spans": [span]}) + "\n")
+    config = config_for(tmp_path / "not-there.jsonl")
+    masking = config.masking.model_copy(update={"labelled_notes": notes})
+    return config.model_copy(update={"masking": masking})
+
+
+def test_own_notes_count_before_a_record_is_read_and_are_not_quoted(tmp_path: Path) -> None:
+    with pytest.raises(MaskingError, match=r"CREDIT_CARD \(own\).*0 of 1") as caught:
+        load(own_notes(tmp_path, "zebra #123"), make_plan(), tokenizer(), holdout_key=KEY)
+    assert "zebra" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("of_plan", "of_site"), [(1.0, 0.1), (0.1, 1.0)])
+def test_the_higher_floor_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_plan: float, of_site: float
+) -> None:
+    config = config_for(tmp_path / "not-there.jsonl")
+    policy = config.policy.model_copy(update={"recall_floor": of_site})
+    monkeypatch.setattr("client.dataset.measure", lambda *_: [Recall("DATE", "en", 40, 39)])
+    plan = make_plan(masking=MaskingConfig(entity_types=TYPES, recall_floor=of_plan))
+    with pytest.raises(MaskingError, match="at least 1 of planted DATE"):
+        load(config.model_copy(update={"policy": policy}), plan, tokenizer(), holdout_key=KEY)
+
+
+def test_recall_on_planted_examples_comes_with_the_counts(tmp_path: Path) -> None:
+    dataset = load_rows(tmp_path, [row(i) for i in range(20)])
+    assert [(r.entity_type, r.source) for r in dataset.masking.recalls] == [
+        (name, "en") for name in TYPES
+    ]
+    assert all(recall.num_planted == 40 for recall in dataset.masking.recalls)
+
+
+def test_surrogates_stand_in_what_leaves_and_need_a_key(tmp_path: Path) -> None:
+    plan = make_plan(masking=MaskingConfig(entity_types=TYPES, mode="surrogate"))
+    with pytest.raises(MaskingError, match="expected a key"):
+        load_rows(tmp_path, [row(i) for i in range(20)], plan)
+    config = config_for(tmp_path / "records.jsonl")
+    dataset = load(
+        config, plan, tokenizer(), holdout_key=KEY, surrogate_key=SurrogateKey(bytes(32))
+    )
+    for text in texts(dataset):
+        assert CARD not in text
+        assert "[CREDIT_CARD]" not in text
+        assert " of card 0" in text

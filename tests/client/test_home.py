@@ -51,9 +51,8 @@ def test_a_lost_holdout_key_is_never_replaced(home: SiteHome) -> None:
 def test_the_newest_surrogate_key_is_used_and_the_earlier_ones_stay(home: SiteHome) -> None:
     home.make_keys()
     first = home.surrogate_key()
-    for _ in range(10):
-        newest = home.add_surrogate_key()
-    assert home.surrogate_key() == newest
+    made = [home.add_surrogate_key() for _ in range(10)]
+    assert home.surrogate_key() == made[-1]
     assert home.surrogate_key(first.key_id) == first
     assert len(home.surrogate_key_paths()) == 11
     assert home.surrogate_key_paths()[-1].name == "surrogate-11.key"

@@ -17,6 +17,9 @@ from client.masking.rows import RowMasker, RowSettings, RowStats
 from privacy import console
 from privacy.masking.config import MaskingConfig
 
+# The recognisers' libraries take long to load where other tests run beside.
+pytestmark = pytest.mark.timeout(240)
+
 TYPES = ("CREDIT_CARD", "EMAIL")
 CARD = "4111 1111 1111 1111"
 CANARY = "zebra-quilt-0451"
@@ -117,7 +120,12 @@ def test_surrogates_need_a_key_and_a_new_one_is_told_by_its_id(
 def test_the_source_of_the_settings_is_previewed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = {"id": "r1", "prompt": f"card {CARD}", "completion": "x", "label": "red"}
+    record: dict[str, object] = {
+        "id": "r1",
+        "prompt": f"card {CARD}",
+        "completion": "x",
+        "label": "red",
+    }
     write(tmp_path / "notes.jsonl", [record])
     cli.main(
         ["init", "--home", str(tmp_path / "home"), "--name", "s", "--federation", "f",
@@ -193,7 +201,7 @@ def alive(session: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_9_leaves_no_output_and_no_process_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    content = rows(40_000)
+    content = rows(20_000)
     path = write(tmp_path / "in.jsonl", content)
     output = tmp_path / "out.jsonl"
     done = tmp_path / "out.jsonl.partial.done"
@@ -202,14 +210,15 @@ def test_kill_9_leaves_no_output_and_no_process_and_the_next_start_goes_on(tmp_p
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.wait()
     assert not output.exists()
     counted = json.loads(done.read_text())["num_lines"]
-    assert 0 < counted < 40_000
+    assert 0 < counted < 20_000
     deadline = time.monotonic() + 30
     while alive(first.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive(first.pid) == []
+    first.communicate()
     second = start(path, output)
     _, said = second.communicate()
     assert second.returncode == 0, said
@@ -241,7 +250,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
                 continue
         most_kib = max(most_kib, used)
         time.sleep(0.2)
-    assert process.returncode == 0, process.communicate()
+    _, said = process.communicate()
+    assert process.returncode == 0, said
     assert output.stat().st_size > 80_000_000
     # Shared pages counted once: the recognisers, and chunks that are on their way.
     assert 50_000 < most_kib < 1_000_000

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.masking import checkpoint
 from client.masking.checkpoint import Output
 from client.masking.rows import RowStats
 from privacy.errors import ConfigError
@@ -125,7 +125,7 @@ def test_every_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_slow_work_is_committed_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock: Iterator[float] = iter([0.0, 1.0, 3.0, 3.0])
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with Output(tmp_path / "out.jsonl", SETTINGS) as output:
         output.write(LINES[:1], b"A\n", RowStats())
         assert not (tmp_path / "out.jsonl.partial.done").exists()

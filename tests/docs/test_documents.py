@@ -95,7 +95,7 @@ def test_every_setting_of_a_site_is_documented_with_its_default() -> None:
         if default is PydanticUndefined:
             said = ""
         elif default == ENTITY_TYPES:
-            said = "all nine"
+            said = "all 26"
         else:
             value = list(default) if isinstance(default, tuple) else default or ""
             said = f"`{json.dumps(default if isinstance(default, bool) else value)}`"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from privacy.masking.english import structured
+from privacy.masking.english import codes, structured
 from privacy.masking.english.names import find_names
 from privacy.masking.english.places import addresses
 from privacy.masking.patterns import Place, Rules
@@ -18,6 +18,7 @@ def _places(text: str) -> Iterator[Place]:
 
 RULES: Rules = {
     **structured.RULES,
+    **{kind: (*structured.RULES.get(kind, ()), *rules) for kind, rules in codes.RULES.items()},
     "LOCATION": ((0.6, addresses), (0.4, _places)),
     "PERSON": ((0.4, _persons),),
 }

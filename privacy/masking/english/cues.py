@@ -7,55 +7,39 @@ written small: `my name is rose`, `Regards, Will`, `Rose Day, MD`.
 import re
 from collections.abc import Iterator
 
-from privacy.masking.english.words import plain_word, words
+from privacy.masking.english.words import plain_word, read_list, words
 from privacy.masking.patterns import Place, lowered
 
-TITLES = frozenset({"dr", "mr", "mrs", "ms", "miss", "prof", "professor", "sir", "mister", "drs", "mx"})
-PLACE_NOUNS = frozenset(
-    "hospital clinic center centre infirmary hospice university college institute school "
-    "street avenue road boulevard lane drive county city township village parish church "
-    "langone pharmacy sanatorium rehab".split()
+TITLES = read_list("titles")
+PLACE_NOUNS = read_list("place_nouns")
+PLACE_PREFIXES = read_list("place_prefixes")
+BEFORE_NAME = frozenset(
+    {"to", "for", "from", "with", "its", "owe", "named", "called", "wife", "husband"}
 )
-PLACE_PREFIXES = frozenset(
-    "new north south east west los las san santa saint st ste fort mount mt lake port upper lower el "
-    "la le van von der den de del della di da bin ibn al du dos das ter ten".split()
+BEFORE_PLACE = frozenset(
+    {"in", "at", "from", "near", "to", "visited", "residing", "lives", "moved"}
 )
-BEFORE_NAME = frozenset("to for from with its owe named called wife husband".split())
-BEFORE_PLACE = frozenset("in at from near to visited residing lives moved".split())
 # Beside these a capitalised word belongs to a heading or a product, not to a person.
-JOINS_NAME = frozenset("the a an this that these those your my our his her their".split())
-GENERIC = frozenset(
-    "the of and for general emergency outpatient inpatient pain local regional university medical "
-    "community children childrens heart cancer surgery surgical rehabilitation rehab care health "
-    "healthcare urgent primary family women womens eye dental wound sleep day county city state "
-    "public private teaching veterans memorial our this that call data service support contact "
-    "customer city business shopping financial".split()
+JOINS_NAME = frozenset(
+    {
+        "the",
+        "a",
+        "an",
+        "this",
+        "that",
+        "these",
+        "those",
+        "your",
+        "my",
+        "our",
+        "his",
+        "her",
+        "their",
+    }
 )
-MEDICAL_NOUNS = frozenset(
-    "disease diseases syndrome syndromes sign signs test tests score scores scale criteria grade "
-    "stage class classification catheter catheters clamp clamps retractor retractors forceps "
-    "scissors elevator elevators needle needles drain drains tube tubes bag balloon suture sutures "
-    "stitch knot position procedure operation repair technique maneuver manoeuvre method fracture "
-    "fractures cyst cysts abscess hernia hernias canal ligament fascia pouch tendon muscle node nodes "
-    "nodule nodules body bodies cell cells gland glands duct lymphoma sarcoma tumor tumour carcinoma "
-    "esophagus oesophagus palsy chorea thyroiditis ulcer contracture deformity lesion phenomenon "
-    "reflex reflexes dystrophy anemia anaemia dementia hook hooks curette curettes rongeur rongeurs "
-    "speculum tenaculum rasp saw blade blades pin pins wire wires screw screws nail plate plates "
-    "stapler trocar trocars cannula laser monitor pump stent stents graft valve valves filter port "
-    "device splint cast boot brace collar stand table frame tongs dressing gauze stain agar medium "
-    "ultrasound ring rings loop line lines space triangle area plaque plaques membrane tubercle "
-    "tuberosity apparatus prosthesis implant implants implantation cup stem anastomosis incision "
-    "approach block anesthesia solution cautery electrocautery probe dilator dilators dilation snare "
-    "exam examination index scan study studies law theory virus fever nerve fundoplication gastrectomy "
-    "reaction band cream ointment powder gel tablet tablets injection".split()
-)
-# Words that no cue turns into a name.
-_NO_NAMES = frozenset(
-    "not no yes a an the is was are were be been so very really just still also now here there this "
-    "that it he she they we you i my your his her and or but of on in at to for from with by as if "
-    "unknown none same correct wrong right pending please being going trying having getting on the "
-    "misspelled spelled listed shown showing used removed added changed different under".split()
-)
+GENERIC = read_list("generic")
+MEDICAL_NOUNS = read_list("medical_nouns")
+_NO_NAMES = read_list("no_names")
 _SMALL = r"[^\W\d_][\w'\u2019\-]{1,24}"
 _AFTER_CUE = re.compile(rf" {{1,2}}(?P<names>{_SMALL}(?: {_SMALL}){{0,2}})")
 # Begins with letters that few words have: the scan is fast.
@@ -66,12 +50,17 @@ _TITLE_CUE = re.compile(r"[ \n(](?:mrs?|ms|dr|prof|mx)\.?(?= )")
 _CAPITALISED = r"[A-Z][\w'\u2019\-]*\.?"
 _SEQUENCE = rf"{_CAPITALISED}(?: {_CAPITALISED}){{0,3}}"
 _SIGN_OFFS = (
-    "sincerely", "regards", "thanks", "thank you", "yours truly", "yours faithfully", "cheers",
-    "respectfully", "best wishes",
+    "sincerely",
+    "regards",
+    "thanks",
+    "thank you",
+    "yours truly",
+    "yours faithfully",
+    "cheers",
+    "respectfully",
+    "best wishes",
 )
-_SIGNED = re.compile(
-    rf"(?: yours)?[,.!]?\s{{1,3}}(?P<names>{_SEQUENCE})(?=\s*(?:$|\n|,|\.))"
-)
+_SIGNED = re.compile(rf"(?: yours)?[,.!]?\s{{1,3}}(?P<names>{_SEQUENCE})(?=\s*(?:$|\n|,|\.))")
 _BY = ("signed by", "dictated by", "transcribed by", "reviewed by", "referred by")
 _LABEL = re.compile(
     r"(?<![a-z])(?:names?|attending|physician|surgeon|assistant|provider|clinician|caregiver|"
@@ -114,7 +103,10 @@ def cued_names(text: str) -> Iterator[Place]:
     if "@" in text:
         safe = words().safe
         for match in _HANDLE.finditer(text):
-            if not text[match.start() - 1 : match.start()].isalnum() and match[1].lower() not in safe:
+            if (
+                not text[match.start() - 1 : match.start()].isalnum()
+                and match[1].lower() not in safe
+            ):
                 yield match.span(1)
 
 

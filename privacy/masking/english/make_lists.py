@@ -1,8 +1,8 @@
 """How the word lists of this folder were made: `python -m privacy.masking.english.make_lists`.
 
-A word is *safe* when text without names writes it with a small letter. Sources: philter-lite 0.6.0
-(BSD-3-Clause, Regents of the University of California), whose list of words that are no names holds
-some names all the same, and how often words stand with a small and with a capital letter inside
+A word is *safe* when text without names writes it with a small letter. Sources: philter-lite
+0.6.0 (BSD-3-Clause, Regents of the University of California), whose list of words that are no
+names holds some names all the same, and how often words stand with a small and with a capital letter inside
 sentences of books out of copyright, United States federal regulations and Beige Books, OpenStax
 (CC BY 4.0), MedQuAD (CC BY 4.0), PubMedQA (MIT) and open-access biomedical articles. Names and
 places: the lists of Faker 40.54.0 (MIT).
@@ -23,11 +23,15 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "lists"
 _ENGLISH = {"en", "en_US", "en_GB", "en_IE", "en_IN", "en_NZ", "en_AU", "en_CA", "en_KE", "en_NG"}
 _PLACES = (
-    "cities city_names real_city_names settlements towns villages municipalities communes "
-    "localities metropolitan_cities places boroughs counties departments provinces regions states "
-    "districts cap_city_province cantons concelhos prefectures estados wilayas countries"
-).split()
-_LATIN = re.compile(r"[A-Z\u00c0-\u024f\u1e00-\u1eff][A-Za-z\u00c0-\u024f\u1e00-\u1eff .'\u2019-]+")
+    "cities", "city_names", "real_city_names", "settlements", "towns", "villages",
+    "municipalities", "communes", "localities", "metropolitan_cities", "places", "boroughs",
+    "counties", "departments", "provinces", "regions", "states", "districts",
+    "cap_city_province", "cantons", "concelhos", "prefectures", "estados", "wilayas",
+    "countries",
+)  # fmt: skip
+_LATIN = re.compile(
+    r"[A-Z\u00c0-\u024f\u1e00-\u1eff][A-Za-z\u00c0-\u024f\u1e00-\u1eff .'\u2019-]+"
+)
 _SMALL = re.compile(r"(?<![\w'\u2019@-])[a-z]{2,}(?![\w@])")
 _CAPITAL_INSIDE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+(?![\w@])")
 # Fewer sightings than this with a small letter may be a slip of a pen.
@@ -54,13 +58,14 @@ def main() -> None:
     safe = {
         word
         for word in known - doubtful
-        if word not in named
-        or (small[word] >= 10 and capital[word] <= 0.5 * small[word])
+        if word not in named or (small[word] >= 10 and capital[word] <= 0.5 * small[word])
     }
     either = {
         word
         for word in safe & (first_words | last_words)
-        if word in first_words and (word in _words(english) or capital[word] >= 0.1 * small[word])
+        if (
+            word in first_words and (word in _words(english) or capital[word] >= 0.1 * small[word])
+        )
         or capital[word] >= 0.2 * small[word]
     }
     _write("safe", safe)

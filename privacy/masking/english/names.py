@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from privacy.masking.english.cues import (
     BEFORE_NAME,
@@ -133,16 +134,18 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
         if word.kind in ("first", "last", "place", "unknown"):
             if _is_thing(text, word, lists):
                 continue
-            is_place = word.kind == "place" or (word.kind == "unknown" and _after_place(text, word))
+            is_place = word.kind == "place" or (
+                word.kind == "unknown" and _after_place(text, word)
+            )
             word.masked = "LOCATION" if is_place else "PERSON"
         elif word.kind == "title":
             _mask_titled(text, found, index)
         elif word.kind == "acronym" and text[max(0, word.start - 4) : word.start] == " at ":
             # `treated at UCSF`.
             word.masked = "LOCATION"
-    for before, word in zip(found, found[1:], strict=False):
+    for before, word in pairwise(found):
         _join(text, before, word)
-    for word, after in zip(reversed(found[:-1]), reversed(found[1:]), strict=False):
+    for after, word in pairwise(reversed(found)):
         _join_backwards(text, word, after)
     for word in found:
         if word.kind == "either" and not word.masked and _stands_as_name(text, word):
@@ -156,11 +159,10 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
     """Whether an eponym (`Foley catheter`), a firm or a short acronym is meant."""
     after = _NEXT_WORD.match(text, word.end)
     following = after[1].lower() if after else ""
-    possessive = text[word.end - 2 : word.end].lower() in ("'s", "\u2019s")
-    if word.kind != "first" or word.key in lists.eponyms:
-        if following in MEDICAL_NOUNS or (possessive and following in MEDICAL_NOUNS):
-            return True
-    if lists.phrases and (word.key, following) in lists.phrases:
+    eponym = word.kind != "first" or word.key in lists.eponyms
+    if eponym and following in MEDICAL_NOUNS:
+        return True
+    if (word.key, following) in lists.phrases:
         return True
     if (last_word(text, word.start).lower(), word.key) in lists.phrases:
         return True
@@ -228,9 +230,10 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
 
 _LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{_CAPITAL}][a-z][\w{_MARKS}'\u2019\-]*)(?![\w])")
 _INITIAL_BEFORE = re.compile(rf"(?<![\w])([{_CAPITAL}][\w{_MARKS}'\u2019\-]+ [A-Z]\.) $")
-_NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | frozenset(
-    "and or is was has had will did does if in on at to for from with by as but not so".split()
-)
+_NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | {
+    "and", "or", "is", "was", "has", "had", "will", "did", "does", "if", "in", "on", "at", "to",
+    "for", "from", "with", "by", "as", "but", "not", "so",
+}  # fmt: skip
 
 
 def _stands_as_name(text: str, word: _Word) -> bool:
@@ -246,9 +249,7 @@ def _stands_as_name(text: str, word: _Word) -> bool:
     )
 
 
-_BEFORE_FACILITY = re.compile(
-    rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$"
-)
+_BEFORE_FACILITY = re.compile(rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$")
 
 
 _OF_PLACE = re.compile(rf" of (?:the )?[{_CAPITAL}][\w{_MARKS}]+")
@@ -267,9 +268,7 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     if begin >= noun.start:
         return
     parts = [w for w in found[max(0, index - 8) : index] if w.start >= begin]
-    generic = all(
-        part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split()
-    )
+    generic = all(part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split())
     before = last_word(text, begin)
     inside = before in ("at", "to", "from", "in", "by", "of", "our")
     whole = noun.key == "hospital" and before in ("at", "to", "from")
@@ -327,7 +326,7 @@ def _joined(text: str, places: list[Place]) -> Iterator[Place]:
     """Neighbouring words as one place."""
     begin = end = -1
     for start, stop in sorted(places):
-        if begin >= 0 and (start <= end or text[end:start] in _GAPS and text[end:start] != ", "):
+        if begin >= 0 and (start <= end or (text[end:start] in _GAPS and text[end:start] != ", ")):
             end = max(end, stop)
             continue
         if begin >= 0:
@@ -335,4 +334,3 @@ def _joined(text: str, places: list[Place]) -> Iterator[Place]:
         begin, end = start, stop
     if begin >= 0:
         yield begin, end
-

@@ -48,7 +48,9 @@ CUES = {
         r"car registration|vehicle registration|reg"
     ),
 }
-_NUMBER = r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#|n\u00ba)(?![a-z])\.?)"
+_NUMBER = (
+    r"(?:[ _\-]{0,2}(?:record|numbers?|num|nbr|nr|no|id|identifier|code|#|n\u00ba)(?![a-z])\.?)"
+)
 _BETWEEN = r"[ \t]{0,2}(?:(?:is|was|as|of|:|#|=|-|\(|with|ending(?: in)?)[ \t]{0,2}){0,3}"
 _CUE = re.compile(
     r"(?<![a-z])(?:"
@@ -84,7 +86,7 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
     low = lowered(text)
     found = []
     free = 0
-    for start, end, digits in digit_runs(text):
+    for start, _, digits in digit_runs(text):
         if digits < 3 or start < free:
             continue
         begin = start
@@ -143,7 +145,8 @@ _SECRET = re.compile(
     r"(?<![a-z])(?:pass ?(?:word|code|phrase)|pwd|passwd|secret(?: key| answer)?|api[ _\-]?key|"
     r"access[ _\-]?(?:key|token)|auth(?:entication)?[ _\-]?(?:key|token|code)|bearer|"
     r"one[ \-]time (?:code|password)|otp|verification code|token)"
-    r"(?: (?:is|was|to|=)|[\"']?\s?[:=]| is:)\s{0,2}[\"'\u201c]?(?P<value>[^\s\"'\u201d\ue000]{4,80})"
+    r"(?: (?:is|was|to|=)|[\"']?\s?[:=]| is:)\s{0,2}[\"'\u201c]?"
+    r"(?P<value>[^\s\"'\u201d\ue000]{4,80})"
 )
 _PIN = numbered(
     r"[0-9]{4,8}(?![0-9])",
@@ -158,8 +161,22 @@ _KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
 )
 _KEY_SIGNS = (
-    "_live_", "_test_", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "xoxa-", "xoxb-",
-    "xoxp-", "xoxr-", "xoxs-", "eyJ", "-----BEGIN",
+    "_live_",
+    "_test_",
+    "AKIA",
+    "ASIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "xoxa-",
+    "xoxb-",
+    "xoxp-",
+    "xoxr-",
+    "xoxs-",
+    "eyJ",
+    "-----BEGIN",
 )
 _NO_SECRET = re.compile(
     r"(?:reset|changed?|was|is|not|incorrect|wrong|invalid|expired|required|the|a|my|protected|"
@@ -188,7 +205,22 @@ def secrets(text: str) -> Iterator[Place]:
 
 
 _SECRET_WORDS = (
-    "password", "pass word", "passcode", "pass code", "passphrase", "pass phrase", "pwd", "passwd",
-    "secret", "api", "access", "auth", "bearer", "one-time", "one time", "otp", "verification",
+    "password",
+    "pass word",
+    "passcode",
+    "pass code",
+    "passphrase",
+    "pass phrase",
+    "pwd",
+    "passwd",
+    "secret",
+    "api",
+    "access",
+    "auth",
+    "bearer",
+    "one-time",
+    "one time",
+    "otp",
+    "verification",
     "token",
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from privacy.masking.english.cues import GENERIC
 from privacy.masking.english.names import find_names
-from privacy.masking.english.words import words
+from privacy.masking.english.words import read_list, words
 from privacy.masking.patterns import ANY, Place, digit_runs, last_word, numbered
 
 _STREET = (
@@ -31,7 +31,8 @@ STATES = (
 )
 _NAME = r"[A-Z\u00c0-\u024f][\w'\u2019.\-]*"
 _ADDRESS = re.compile(
-    rf"[0-9]{{1,6}}[A-Za-z]?(?:[-/][0-9]{{1,4}})?,? (?:(?:N|S|E|W|NE|NW|SE|SW|North|South|East|West)\.? )?"
+    rf"[0-9]{{1,6}}[A-Za-z]?(?:[-/][0-9]{{1,4}})?,? "
+    rf"(?:(?:N|S|E|W|NE|NW|SE|SW|North|South|East|West)\.? )?"
     rf"(?:(?:{_NAME}|[0-9]{{1,3}}(?:st|nd|rd|th)|of|the) ){{1,4}}{_STREET}(?![a-z])\.?"
 )
 _RARE_ADDRESS = re.compile(rf"[0-9]{{2,6}} (?:{_NAME} ){{1,2}}{_RARE}(?![\w])")
@@ -51,8 +52,8 @@ _NUMBERED_STREET = re.compile(
     r"[0-9]{1,3}(?:st|nd|rd|th) (?:street|st|avenue|ave|road|rd|blvd|boulevard)(?![a-z])", ANY
 )
 _UNITS = re.compile(
-    r"(?<![a-z])(?:apt|apartment|suite|ste|flat|(?:p\.? ?o\.? ?|post|psc [0-9]{1,5}, |unit [0-9]{1,5} )box|"
-    r"psc|(?-i:Unit|Box))\.? ?#?$",
+    r"(?<![a-z])(?:apt|apartment|suite|ste|flat|"
+    r"(?:p\.? ?o\.? ?|post|psc [0-9]{1,5}, |unit [0-9]{1,5} )box|psc|(?-i:Unit|Box))\.? ?#?$",
     ANY,
 )
 _ZIP_BEFORE = re.compile(rf"(?<![A-Za-z])(?:{STATES}|A[AEP])\.?,? $")
@@ -71,24 +72,24 @@ _CANADA = numbered(
     reach=2,
     flags=0,
 )
-_CITY_STATE = re.compile(
-    rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))"
-)
+_CITY_STATE = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))")
 _STATE_AFTER = re.compile(rf", {STATES}(?![A-Za-z])")
 _LAST_NAMES = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}$")
 # Streets as other languages write them: the number comes last.
 _STREET_ENDS = (
-    "weg", "vei", "baan", "stra\u00dfe", "strasse", "gasse", "platz", "allee", "gata", "gatan", "gade", "vej", "veien",
-    "v\u00e4gen", "laan", "straat", "plein", "utca", "katu",
+    "weg", "vei", "baan", "stra\u00dfe", "strasse", "gasse", "platz", "allee", "gata", "gatan",
+    "gade", "vej", "veien", "v\u00e4gen", "laan", "straat", "plein", "utca", "katu",
 )  # fmt: skip
-_STREET_STARTS = frozenset({"rue", "via", "calle", "avenida", "rua", "viale", "piazza", "ul.", "ulica"})
+_STREET_STARTS = frozenset(
+    {"rue", "via", "calle", "avenida", "rua", "viale", "piazza", "ul.", "ulica"}
+)
 _FOREIGN = re.compile(
     rf"(?<!\w)(?:\w*(?:{'|'.join(_STREET_ENDS)})|(?:{'|'.join(sorted(_STREET_STARTS))}) "
     r"[^\W\d_][\w'\u2019 ]{1,32}),? $".replace("ul.", r"ul\."),
     re.IGNORECASE,
 )
 _HOUSE = re.compile(r"[0-9]+[A-Za-z]?(?:-[0-9A-Za-z]+)?")
-_UNIT_WORDS = frozenset("apt apartment suite ste flat box psc unit".split())
+_UNIT_WORDS = frozenset({"apt", "apartment", "suite", "ste", "flat", "box", "psc", "unit"})
 _SHORT_CODE = 3
 
 
@@ -141,15 +142,11 @@ _MILITARY_CODE = numbered(
     r"[0-9]{5}(?![0-9])", least=5, back=r"(?P<value>[AFD]PO A[AEP] )", reach=8
 )
 _SEQUENCE = re.compile(rf"(?:the |our )?((?:{_NAME}|&|of)(?: (?:{_NAME}|&|of)){{0,4}})")
-_VISITED = frozenset(
-    "seen treated admitted evaluated hospitalized hospitalised surgery care reviewed in followed "
-    "transferred diagnosed presented presenting born registered practices works employed student "
-    "tests conducted performed consultation visit enrolled today week".split()
-)
-_WARDS = GENERIC | frozenset(
-    "icu er ed or nicu picu ccu pacu unit department emergency room ward floor bedside home dr mr mrs "
-    "ms same which".split()
-)
+_VISITED = read_list("visited")
+_WARDS = GENERIC | {
+    "icu", "er", "ed", "or", "nicu", "picu", "ccu", "pacu", "unit", "department", "room", "ward",
+    "floor", "bedside", "home", "dr", "mr", "mrs", "ms", "same", "which",
+}  # fmt: skip
 
 
 def _visited(text: str) -> Iterator[Place]:

@@ -25,9 +25,7 @@ _MONTH = (
 )
 _TIME = r"(?:[T ][0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]+)?Z?)?"
 _NO_AMOUNT = r"(?![A-Z0-9]|\.[0-9]| ?%)"
-_VALUE = (
-    r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
-)
+_VALUE = r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
 _EXTENSION = r"(?:[ ,;]{0,2}(?:ext\.?|extension|x)[ .:]{0,2}[0-9]{1,6})?"
 _LETTER_BEFORE = r"(?<![A-Z])"
 _FULL_MONTH = re.compile(
@@ -36,7 +34,9 @@ _FULL_MONTH = re.compile(
 )
 # Words and names too, or seldom anything but the month.
 _DOUBTFUL = frozenset({"March", "May", "June", "July", "August", "April"})
-_IN = frozenset("early late mid since in last next of this until by from through during".split())
+_IN = frozenset(
+    {"early", "late", "mid", "since", "in", "last", "next", "of", "this", "until", "by", "from"}
+)
 
 
 def _months(text: str) -> Iterator[Place]:
@@ -87,7 +87,8 @@ _NINO = numbered(
 _PLATE = numbered(
     r"[A-Z0-9]{1,4}[ \-]?[A-Z0-9]{1,4}(?![A-Z0-9])",
     least=1,
-    back=r"(?:licen[cs]e plates?|number plates?|car registration|vehicle registration|plate)(?: (?:number|no|tag))?\.?"
+    back=r"(?:licen[cs]e plates?|number plates?|car registration|vehicle registration|plate)"
+    r"(?: (?:number|no|tag))?\.?"
     r"(?: is| was)?[:# ]{1,3}(?:[A-Z]{2} )?(?P<value>[A-Z0-9]{0,4}[ \-]?)",
     reach=48,
 )
@@ -109,8 +110,8 @@ RULES: Rules = {
             0.5,
             numbered(
                 rf"[0-9]{{3,4}}{_NO_AMOUNT}",
-                back=rf"{_LETTER_BEFORE}(?:end(?:ing|s) (?:in|with|on)|last (?:4|four)(?: digits?)?)"
-                r"[^0-9\n$]{1,12}",
+                back=rf"{_LETTER_BEFORE}"
+                r"(?:end(?:ing|s) (?:in|with|on)|last (?:4|four)(?: digits?)?)[^0-9\n$]{1,12}",
                 reach=36,
                 check=_last_four,
             ),
@@ -120,7 +121,7 @@ RULES: Rules = {
         (
             0.8,
             numbered(
-                rf"{_OLD}(?=[ \-]?(?:years?|yrs?|y\.?/?o\b|y\.o\.|yo\b|-?year)s?[ \-]?(?:old|of age)?)",
+                rf"{_OLD}(?=[ \-]?(?:years?|yrs?|y\.?/?o\b|y\.o\.))",
                 least=2,
             ),
         ),
@@ -165,7 +166,7 @@ RULES: Rules = {
             ),
         ),
         (0.6, numbered(rf"(?:19|20)[0-9]{{6}}{AFTER}", least=8, check=is_date)),
-        (0.6, numbered(rf"(?:0?[1-9]|1[0-2])/(?:19|20)[0-9]{{2}}(?![0-9/])", least=5)),
+        (0.6, numbered(r"(?:0?[1-9]|1[0-2])/(?:19|20)[0-9]{2}(?![0-9/])", least=5)),
         (
             0.5,
             numbered(
@@ -255,7 +256,7 @@ RULES: Rules = {
     "ROUTING_NUMBER": _rules((0.8, cued_as("ROUTING_NUMBER")), (0.7, _routing)),
     "SORT_CODE": _rules(
         (0.85, cued_as("SORT_CODE")),
-        (0.5, numbered(rf"[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}(?![0-9\-])", least=6)),
+        (0.5, numbered(r"[0-9]{2}-[0-9]{2}-[0-9]{2}(?![0-9\-])", least=6)),
     ),
     "SSN": _rules(
         (0.85, numbered(rf"[0-9]{{3}}(?P<s>[ .\-])[0-9]{{2}}(?P=s)[0-9]{{4}}{AFTER}", least=9)),

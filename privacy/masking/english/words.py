@@ -1,7 +1,7 @@
 """The word lists of this folder, read once: what may stay when it is capitalised, what is a name.
 
-`make_lists.py` says where `lists/` comes from. `allowed.txt` and `unsafe.txt` are written by hand:
-eponyms, devices, drugs, banks and days that mean nobody, and names that slipped into the safe list.
+`make_lists.py` says where `lists/` comes from. `allowed.txt` and `unsafe.txt` are written by
+hand: eponyms, devices, drugs, banks and days that mean nobody, and names among the safe words.
 """
 
 import unicodedata
@@ -44,29 +44,29 @@ class Words:
 @cache
 def words() -> Words:
     """All lists. About 0.1 s and 40 MB, once a process."""
-    unsafe = _read("unsafe")
-    allowed = _read("allowed")
-    safe = (_read("safe") - unsafe) | allowed
-    either = _read("either") - unsafe - allowed
-    first = _read("first") - safe
-    last = _read("last") - safe
-    places = _read("places") - safe
+    unsafe = read_list("unsafe")
+    allowed = read_list("allowed")
+    safe = (read_list("safe") - unsafe) | allowed
+    either = read_list("either") - unsafe - allowed
+    first = read_list("first") - safe
+    last = read_list("last") - safe
+    places = read_list("places") - safe
     return Words(
         safe=safe,
         either=either,
-        surnames=_read("surnames") - unsafe,
+        surnames=read_list("surnames") - unsafe,
         first=first,
         last=last,
-        ordinary=safe | _read("capital"),
-        after_first=last | either | _read("surnames") | _read("capital"),
+        ordinary=safe | read_list("capital"),
+        after_first=last | either | read_list("surnames") | read_list("capital"),
         places=places,
         small=frozenset(
             word
-            for word in (first | last | places) - _read("capital")
+            for word in (first | last | places) - read_list("capital")
             if len(word) > 3 or (len(word) > 2 and word in first)
         ),
-        eponyms=_read("eponyms"),
-        phrases=frozenset(tuple(phrase.split("_")) for phrase in _read("phrases")),
+        eponyms=read_list("eponyms"),
+        phrases=frozenset(tuple(phrase.split("_")) for phrase in read_list("phrases")),
     )
 
 
@@ -79,7 +79,8 @@ def plain_word(word: str) -> str:
     return word.removesuffix("'s").removesuffix("'")
 
 
-def _read(name: str) -> frozenset[str]:
+def read_list(name: str) -> frozenset[str]:
+    """The words of `lists/NAME.txt`; lines that begin with `#` are remarks."""
     text = files("privacy.masking.english").joinpath("lists", f"{name}.txt").read_text("utf-8")
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return frozenset(word for line in lines for word in line.split())

@@ -59,8 +59,8 @@ CANARIES: Planted = {
          "Contact: {}", "From {} on Monday."),
     ),
     "HEALTH_PLAN_NUMBER": (
-        ("1EG4-TE5-MK73", "W123456789", "XEA123456789", "80840 4482190", "H4482-190-33",
-         "MBR00448219", "943 476 5919", "5SS8-WW1-KT22"),
+        ("1EG4-TE5-MK73", "W123456789", "XEA123456789", "912345678", "H4482-190-33",
+         "MBR00448219", "943 476 5919", "5SS8WW1KT22"),
         ("Member ID {}.", "Medicare beneficiary number {} was refused.",
          "Health plan number: {}.", "Insurance policy no. {} has ended.", "Subscriber ID: {}"),
     ),
@@ -154,6 +154,6 @@ CANARIES: Planted = {
         ("1HGCM82633A004352", "JH4KA8260MC000000", "7ABC123", "WVWZZZ1JZXW000001", "JM1BL1S58A1134659",
          "4XYZ982", "5YJSA1DG9DFP14705", "WBA3A5C51CF256651"),
         ("VIN {}.", "License plate {} was noted.", "Vehicle registration: {}.",
-         "The car, plate {}, was towed.", "Vehicle identification number {}."),
+         "Vehicle no. {} was towed.", "Vehicle identification number {}."),
     ),
 }  # fmt: skip

@@ -6,7 +6,9 @@ from privacy.masking.config import ENTITY_TYPES, MaskingConfig
 from privacy.masking.recognisers import EVERY_LANGUAGE, LANGUAGE_RULES
 
 
-@pytest.mark.parametrize("entity_types", [(), ("NAME",), ("SSN", "DATE"), ("DATE", "DATE"), ("date",)])
+@pytest.mark.parametrize(
+    "entity_types", [(), ("NAME",), ("SSN", "DATE"), ("DATE", "DATE"), ("date",)]
+)
 def test_types_that_no_rule_covers_or_in_another_order_are_refused(
     entity_types: tuple[str, ...],
 ) -> None:
