@@ -189,6 +189,11 @@ def _sheet(args: argparse.Namespace, regimes: list[Regime], log: VerifiedLog) ->
     sheet = read_sheet(
         args.declarations, [control.id for regime in regimes for control in regime.controls]
     )
+    federation = log.entries[0].predicate["federation"]
+    if sheet.federation != federation:
+        raise ConfigError(
+            f"expected declarations about federation {federation!r}, got {sheet.federation!r}"
+        )
     if sheet.log != log.checkpoint.origin:
         raise ConfigError(
             f"expected declarations about log {log.checkpoint.origin!r}, got {sheet.log!r}",
@@ -228,7 +233,10 @@ def report(args: argparse.Namespace) -> int:
     )
     files = {**beside, args.out.name: render_report(log, extras, at=at).encode()}
     # The signature is written last: a crash before leaves a report that nobody signed.
-    signature = seal(files, key, at=format_time(at)) if key else None
+    try:
+        signature = seal(files, key, at=format_time(at)) if key else None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     for name, content in files.items():
         (args.out.parent / name).write_bytes(content)
     _seal_of(args.out).unlink(missing_ok=True)

@@ -26,7 +26,8 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:cloister:report:v1"
 MAX_SEAL_BYTES = 1_000_000
 _HEX = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
+# A file in the report's own folder: nothing that leads out of it.
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0\n]{1,200}")
 _OWN = re.compile(r"<code>([0-9a-f]{64})</code></p></header>")
 
 

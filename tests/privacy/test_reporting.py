@@ -1,14 +1,17 @@
 """Reports are made, signed and checked as an auditor types it."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from privacy.audit.log import KEYS
 from privacy.cli import main
-from privacy.compliance.seal import EMPTY_DIGEST
+from privacy.compliance.seal import EMPTY_DIGEST, seal
 from privacy.dp import calibrate
+from privacy.pki.identity import SigningKey
 from tests.privacy.evidence import Federation, make_plan
 
 
@@ -66,9 +69,6 @@ def test_one_changed_byte_of_any_file_is_found_and_the_file_named(
 def test_a_page_forged_with_a_fitting_digest_is_found(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import hashlib
-    import re
-
     public = key(tmp_path, capsys)
     page = signed(log, tmp_path)
     text = page.read_text("utf-8").replace("no evidence", "evidenced")
@@ -169,3 +169,16 @@ def test_an_unknown_regime_is_one_error_that_names_the_known(
     assert "got 'ccpa'" in err
     assert "sr26-2" in err
     assert not page.exists()
+
+
+def test_a_page_may_have_a_chinese_name_and_none_leads_out_of_its_folder(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    public = key(tmp_path, capsys)
+    page = tmp_path / "报告 1.html"
+    options = ["--out", str(page), "--lang", "zh", "--key", str(tmp_path / "auditor.key")]
+    assert main(["report", str(log), *options]) == 0
+    assert main(["verify-report", str(page), "--key", public]) == 0
+    for name in ("../report.html", "..", "a/b", ""):
+        with pytest.raises(ValueError, match="plain file name"):
+            seal({name: b"x"}, SigningKey.generate(), at="2026-11-21T09:30:00Z")

@@ -18,7 +18,8 @@ from privacy.errors import ConfigError
 
 REGIMES = ("gdpr", "hipaa", "mlps", "pipl", "iso27001", "aiact", "pci", "dora", "sr26-2")
 COVERS = ("whole", "part", "nothing")
-_ID = re.compile(r"[a-z0-9][A-Za-z0-9.-]{0,62}")
+# Begins with a letter, as OSCAL wants its tokens.
+_ID = re.compile(r"[a-z][A-Za-z0-9.-]{0,62}")
 _LANGUAGES = {"en", "zh"}
 _TOP = {"id", "name", "source", "note", "control"}
 _CONTROL = {"id", "ref", "asks", "covers", "evidence", "missing"}
