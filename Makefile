@@ -87,7 +87,7 @@ bench: $(INSTALLED)
 
 # `+cpu` is cut off so that a machine with GPUs may take the build that fits its driver.
 constraints: $(INSTALLED)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra simulation --python-version 3.11 --torch-backend cpu \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra simulation --extra validators --python-version 3.11 --torch-backend cpu \
 	  --allow-unsafe --no-header --no-annotate --no-emit-index-url --output-file constraints.txt
 	sed -i 's/+cpu$$//' constraints.txt
 

@@ -6,18 +6,15 @@ It needs the parties' public keys and nothing else.
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from privacy import reading
+from privacy import reading, reporting
 from privacy.audit.entry import Event
 from privacy.audit.export import export_tiles
 from privacy.audit.keys import KeyRing
 from privacy.audit.policy import Policy
 from privacy.audit.summary import Summary
-from privacy.audit.verify import check_log, verify_log
-from privacy.compliance.report import render_report
-from privacy.compliance.results import read_results
+from privacy.audit.verify import check_log
 from privacy.console import FAILED, OK, Parser, complain, result, result_json, run, say
 from privacy.errors import VerificationError
 
@@ -32,8 +29,8 @@ _HANDLERS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    own = {"verify": _verify, "report": _report, "tiles": _tiles}
-    return run(build_parser(), {**_HANDLERS, **own}, argv)
+    own = {"verify": _verify, "tiles": _tiles}
+    return run(build_parser(), {**_HANDLERS, **reporting.HANDLERS, **own}, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,27 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_reading(commands)
 
-    report = commands.add_parser(
-        "report",
-        help="make an HTML report of a log",
-        description="Check a log and make one self-contained HTML page of what it shows.",
-        example="cloister-audit report demo-out/log --out report.html"
-        " --results demo-out/hospital_a/results.json",
-    )
-    _add_log(report)
-    report.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="where the page goes"
-    )
-    report.add_argument(
-        "--results",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="results.json of sites that handed it over; may be given several times",
-    )
-    report.add_argument("--json", action="store_true", help="the result as JSON")
+    reporting.add_parsers(commands)
     return parser
 
 
@@ -267,20 +244,6 @@ def _verify(args: argparse.Namespace) -> int:
         )
     for key in log.keys:
         result(f"key       {key.party}: {key.fingerprint}")
-    return OK
-
-
-def _report(args: argparse.Namespace) -> int:
-    log = verify_log(
-        args.log, KeyRing.load(args.keys) if args.keys else None, policy=_policy(args)
-    )
-    _say_keys(from_log=log.keys_from_log)
-    page = render_report(log, [read_results(path) for path in args.results], at=datetime.now(UTC))
-    args.out.write_text(page, encoding="utf-8")
-    if args.json:
-        result_json({"report": str(args.out), "entries": len(log.entries), "verified": True})
-    else:
-        result(str(args.out))
     return OK
 
 

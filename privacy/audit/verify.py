@@ -64,6 +64,7 @@ class VerifiedLog:
         itself.
       plans: Every plan that was offered, by digest.
       num_checkpoints: How many older checkpoints were compared as well.
+      cosigned: The checkpoint that the policy's witnesses cosigned; None without a policy.
     """
 
     checkpoint: Checkpoint
@@ -72,6 +73,7 @@ class VerifiedLog:
     keys_from_log: bool
     plans: Mapping[str, RunPlan]
     num_checkpoints: int
+    cosigned: Cosigned | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +125,7 @@ def verify_log(
         keys_from_log=checked.keys_from_log,
         plans=checked.plans,
         num_checkpoints=checked.num_checkpoints,
+        cosigned=checked.cosigned,
     )
 
 

@@ -1,16 +1,24 @@
-"""The two drawings of the report, as inline SVG: no script, no font, no file beside them."""
+"""The drawings of the report, as inline SVG: no script, no font, no file beside them."""
 
 from collections.abc import Sequence
 
 from privacy.compliance.markup import NOTHING, Html, join, tag
+from privacy.compliance.words import Words
 
 WIDTH = 300
 HEIGHT = 150
 _STEPS = [lead * 10.0**power for power in range(-4, 7) for lead in (1, 2, 5)]
+_ENGLISH = Words("en")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 14, 24
 
 
-def spend_chart(name: str, spends: Sequence[tuple[int, float]], budget: float, top: float) -> Html:
+def spend_chart(
+    name: str,
+    spends: Sequence[tuple[int, float]],
+    budget: float,
+    top: float,
+    say: Words = _ENGLISH,
+) -> Html:
     """Epsilon in total after each committed round, as steps under the line of the budget.
 
     Args:
@@ -18,6 +26,7 @@ def spend_chart(name: str, spends: Sequence[tuple[int, float]], budget: float, t
       spends: Rounds in the order in which they were spent, and epsilon after each.
       budget: The site's budget.
       top: The scale's end, the same for all sites so that they can be compared.
+      say: The language.
     """
     totals = [total for _, total in spends]
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
@@ -32,7 +41,13 @@ def spend_chart(name: str, spends: Sequence[tuple[int, float]], budget: float, t
         points += [f"{begin},{y(total)}", f"{end},{y(total)}"]
     area = [*points, f"{points[-1].split(',')[0]},{y(0)}"]
     last = totals[-1] if totals else 0.0
-    label = f"{name}: epsilon {last:.2f} of {budget:g} after {len(totals)} rounds"
+    label = say(
+        "{name}: epsilon {last} of {budget} after {n} rounds",
+        name=name,
+        last=f"{last:.2f}",
+        budget=f"{budget:g}",
+        n=len(totals),
+    )
     return tag(
         "svg",
         tag("title", label),
@@ -46,12 +61,18 @@ def spend_chart(name: str, spends: Sequence[tuple[int, float]], budget: float, t
         tag("polyline", points=" ".join(area), class_="area") if totals else NOTHING,
         tag("polyline", points=" ".join(points), class_="steps") if totals else NOTHING,
         tag("line", x1=_LEFT, x2=right, y1=y(budget), y2=y(budget), class_="budget"),
-        tag("text", f"budget {budget:g}", x=right, y=y(budget) - 4, class_="budget-label end"),
+        tag(
+            "text",
+            say("budget {n}", n=f"{budget:g}"),
+            x=right,
+            y=y(budget) - 4,
+            class_="budget-label end",
+        ),
         tag("text", f"{last:.2f}", x=right, y=y(last) - 4, class_="value end"),
-        tag("text", f"round {spends[0][0]}", x=_LEFT, y=HEIGHT - 8, class_="tick")
+        tag("text", say("round {n}", n=spends[0][0]), x=_LEFT, y=HEIGHT - 8, class_="tick")
         if spends
         else NOTHING,
-        tag("text", f"round {spends[-1][0]}", x=right, y=HEIGHT - 8, class_="tick end")
+        tag("text", say("round {n}", n=spends[-1][0]), x=right, y=HEIGHT - 8, class_="tick end")
         if len(spends) > 1
         else NOTHING,
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -84,4 +105,39 @@ def change_bar(before: float, after: float, low: float, high: float) -> Html:
         viewBox=f"0 0 {width} {2 * middle}",
         role="img",
         class_="bar",
+    )
+
+
+def interval_bar(low: float, value: float, high: float, floor: float, label: str) -> Html:
+    """A share between 0 and 1 with its interval, and the floor that it must not go below."""
+    width, middle, edge = 200, 9, 7
+
+    def x(share: float) -> float:
+        return round(edge + (width - 2 * edge) * share, 1)
+
+    return tag(
+        "svg",
+        tag("title", label),
+        tag("line", x1=x(0), x2=x(1), y1=middle, y2=middle, class_="grid"),
+        tag("line", x1=x(floor), x2=x(floor), y1=1, y2=2 * middle - 1, class_="budget"),
+        tag("line", x1=x(low), x2=x(high), y1=middle, y2=middle, class_="interval"),
+        tag("circle", cx=x(value), cy=middle, r=3.6, class_="after"),
+        viewBox=f"0 0 {width} {2 * middle}",
+        role="img",
+        class_="bar interval-bar",
+    )
+
+
+def amount_bar(value: float, top: float, label: str) -> Html:
+    """An amount as a bar, on a scale that begins at 0."""
+    width, height = 200, 18
+    length = round((width - 4) * min(value / max(top, 1e-9), 1.0), 1)
+    return tag(
+        "svg",
+        tag("title", label),
+        tag("rect", x=2, y=4, width=width - 4, height=10, class_="rail"),
+        tag("rect", x=2, y=4, width=length, height=10, class_="amount"),
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        class_="bar amount-bar",
     )

@@ -8,6 +8,7 @@ than is true.
 import math
 from importlib.metadata import PackageNotFoundError, version
 
+from privacy.compliance.words import Words
 from privacy.dp.calibrate import ACCOUNTANT
 from privacy.plan import RunPlan
 
@@ -60,82 +61,132 @@ NOT_COVERED = (
 def accountant_version() -> str:
     """The accountant that recomputed epsilon, with its version."""
     try:
-        return (
-            f"{ACCOUNTANT} (privacy loss distributions), dp-accounting {version('dp-accounting')}"
-        )
+        return f"{ACCOUNTANT}, dp-accounting {version('dp-accounting')}"
     except PackageNotFoundError:
-        return f"{ACCOUNTANT} (privacy loss distributions)"
+        return ACCOUNTANT
 
 
-def _factor(epsilon: float) -> str:
+def _factor(epsilon: float, say: Words) -> str:
     """The power e^epsilon, in figures as far as figures tell anything."""
     power = f"e^{epsilon:g}"
-    return f"{power} (about {_plain(math.exp(epsilon))})" if epsilon <= 12 else power
+    if epsilon > 12:
+        return power
+    return say("{power} (about {n})", power=power, n=_plain(math.exp(epsilon)))
 
 
 def _plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def privacy_claim(plan: RunPlan) -> list[tuple[str, str]]:
+def privacy_claim(plan: RunPlan, say: Words) -> list[tuple[str, str]]:
     """The differential privacy claim of a plan, point by point."""
-    mechanism, unit = plan.mechanism, plan.mechanism.unit.value
+    mechanism, unit = plan.mechanism, say(plan.mechanism.unit.value)
     num_rounds, steps = plan.rounds.num_rounds, plan.mechanism.steps_per_round
+    epsilon, delta = f"{mechanism.target_epsilon:g}", f"{mechanism.delta:g}"
     return [
         (
-            "Claim",
-            f"({mechanism.target_epsilon:g}, {mechanism.delta:g})-differential privacy for each"
-            f" site's updates over all {num_rounds} rounds of the run together.",
+            say("Claim"),
+            say(
+                "({epsilon}, {delta})-differential privacy for each site's updates over all {n}"
+                " rounds of the run together.",
+                epsilon=epsilon,
+                delta=delta,
+                n=num_rounds,
+            ),
         ),
         (
-            "In words",
-            "Someone who sees all updates of a site and knows everything about all its other"
-            f" {unit}s can still learn only so much about whether one {unit} took part: it"
-            " changes the odds of any conclusion by a factor of at most"
-            f" {_factor(mechanism.target_epsilon)}, except with probability {mechanism.delta:g}."
-            " This bounds the worst case; it is no estimate of what an attacker achieves.",
+            say("In words"),
+            say(
+                "Someone who sees all updates of a site and knows everything about all its other"
+                " units can still learn only so much about whether one {unit} took part: it"
+                " changes the odds of any conclusion by a factor of at most {factor}, except with"
+                " probability {delta}. This bounds the worst case; it is no estimate of what an"
+                " attacker achieves.",
+                unit=unit,
+                factor=_factor(mechanism.target_epsilon, say),
+                delta=delta,
+            ),
         ),
         (
-            "Unit",
-            f"One {unit}, with all of its records. Every unit's contribution to a step is cut to"
-            f" norm {mechanism.clip_norm:g} before it is added.",
+            say("Unit"),
+            say(
+                "One {unit}, with all of its records. Every unit's contribution to a step is cut"
+                " to norm {clip} before it is added.",
+                unit=unit,
+                clip=f"{mechanism.clip_norm:g}",
+            ),
         ),
         (
-            "Neighbours",
-            f"Two data sets are neighbours if one has exactly one {unit} more. (Replacing one"
-            " costs up to twice as much.)",
+            say("Neighbours"),
+            say(
+                "Two data sets are neighbours if one has exactly one {unit} more. (Replacing one"
+                " costs up to twice as much.)",
+                unit=unit,
+            ),
         ),
         (
-            "Trust",
-            "The noise is added inside the site, before anything leaves it. The claim holds"
-            " against the coordinator, the other sites, and whoever obtains the updates or the"
-            " released adapters.",
+            say("Trust"),
+            say(
+                "The noise is added inside the site, before anything leaves it. The claim holds"
+                " against the coordinator, the other sites, and whoever obtains the updates or"
+                " the released adapters."
+            ),
         ),
         (
-            "Mechanism",
-            "Poisson-sampled Gaussian mechanism. Noise multiplier"
-            f" {mechanism.noise_multiplier:g}, sample rate {mechanism.sample_rate:g}, {steps}"
-            f" steps a round, {num_rounds} rounds: {steps * num_rounds} releases.",
+            say("Mechanism"),
+            say(
+                "Poisson-sampled Gaussian mechanism. Noise multiplier {noise}, sample rate {rate},"
+                " {steps} steps a round, {rounds} rounds: {n} releases.",
+                noise=f"{mechanism.noise_multiplier:g}",
+                rate=f"{mechanism.sample_rate:g}",
+                steps=steps,
+                rounds=num_rounds,
+                n=steps * num_rounds,
+            ),
         ),
         (
-            "Sampling",
-            f"Each {unit} is drawn independently at each step, as the accountant assumes; a step"
-            " that draws nobody still releases noise.",
+            say("Sampling"),
+            say(
+                "Each {unit} is drawn independently at each step, as the accountant assumes; a"
+                " step that draws nobody still releases noise.",
+                unit=unit,
+            ),
         ),
         (
-            "Accountant",
-            f"{accountant_version()}; an upper bound, composed over all steps, rounds and"
-            " earlier runs in the site's ledger. Recomputed for this report from noise"
-            " multiplier, sample rate and steps.",
+            say("Accountant"),
+            say(
+                "{name} (privacy loss distributions); an upper bound. Recomputed for this report"
+                " from noise multiplier, sample rate and steps.",
+                name=accountant_version(),
+            ),
         ),
         (
-            "Randomness",
-            "Sampling and noise come from the operating system's cryptographic generator. Said"
-            " by the software, not provable from a log.",
+            say("Composition"),
+            say(
+                "Over all steps and rounds of the run, and over all earlier runs in the same"
+                " ledger. A run that was begun again is spent again."
+            ),
         ),
         (
-            "Arithmetic",
-            "Noise is drawn in floating point. Attacks on the last digits of floating-point"
-            " noise are not covered by the claim.",
+            say("Settings"),
+            say(
+                "Noise, clipping and steps stand in the plan, fixed before a record was read. A"
+                " search for good settings on the same records is covered only where it ran as a"
+                " plan through the ledger."
+            ),
+        ),
+        (
+            say("Randomness"),
+            say(
+                "Sampling and noise come from the operating system's cryptographic generator."
+                " Said by the software, not provable from a log."
+            ),
+        ),
+        (
+            say("Arithmetic"),
+            say(
+                "Noise is drawn in floating point. Attacks on the last digits of floating-point"
+                " noise are not covered by the claim."
+            ),
         ),
     ]

@@ -16,7 +16,7 @@ from privacy.audit.verify import VerifiedLog, verify_log
 from privacy.compliance.chart import spend_chart, ticks
 from privacy.compliance.evidence import gather
 from privacy.compliance.markup import Html, escaped, join, tag
-from privacy.compliance.report import render_report
+from privacy.compliance.report import Extras, render_report
 from privacy.compliance.results import Quality, Results, read_results
 from privacy.errors import ConfigError
 from tests.privacy.evidence import COORDINATOR, Federation, quick_accountant
@@ -109,7 +109,7 @@ def results(site: str) -> Results:
 
 
 def test_the_page_stands_alone(log: VerifiedLog) -> None:
-    page = render_report(log, [results("bank_a")], at=AT)
+    page = render_report(log, Extras(results=[results("bank_a")]), at=AT)
     parsed = Page(page)
     assert parsed.open == []
     assert not {"script", "iframe", "object", "img", "link", "form"} & set(parsed.tags)
@@ -125,7 +125,7 @@ def test_every_link_leads_to_an_entry_of_the_page(log: VerifiedLog) -> None:
 
 
 def test_the_page_gives_no_verdict(log: VerifiedLog) -> None:
-    text = Page(render_report(log, [results("bank_a")], at=AT)).text.lower()
+    text = Page(render_report(log, Extras(results=[results("bank_a")]), at=AT)).text.lower()
     for word in ("compliant", "compliance with", "guaranteed", "anonymous", "certified"):
         assert word not in text
 
@@ -150,7 +150,7 @@ def test_the_page_says_when_the_keys_came_with_the_log(tmp_path: Path) -> None:
 
 
 def test_measured_figures_are_shown_apart(log: VerifiedLog) -> None:
-    with_results = Page(render_report(log, [results("bank_a")], at=AT)).text
+    with_results = Page(render_report(log, Extras(results=[results("bank_a")]), at=AT)).text
     assert "62.5 %" in with_results
     assert "not part of the log" in with_results
     assert "What the model learnt" not in Page(render_report(log, at=AT)).text
@@ -158,7 +158,7 @@ def test_measured_figures_are_shown_apart(log: VerifiedLog) -> None:
 
 def test_results_of_a_stranger_are_refused(log: VerifiedLog) -> None:
     with pytest.raises(ConfigError, match="enrolled sites"):
-        render_report(log, [results(HOSTILE)], at=AT)
+        render_report(log, Extras(results=[results(HOSTILE)]), at=AT)
 
 
 def test_a_log_of_one_entry_makes_a_page(tmp_path: Path) -> None:

@@ -1,0 +1,289 @@
+"""What a regime may ask of the evidence, by name.
+
+Each query answers how far the log shows something, in which entries, and in one sentence with the
+figures. `SHOWN` is never said of an absence: where nothing happened, there is nothing to show.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from privacy.audit.entry import Event
+from privacy.compliance.evidence import Evidence, SiteEvidence
+from privacy.compliance.words import Words
+
+
+class Shown(StrEnum):
+    """How far the log shows what was asked."""
+
+    SHOWN = "shown"
+    PARTLY = "partly"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to one query.
+
+    Attributes:
+      shown: How far.
+      text: What was found, one sentence.
+      entries: Where.
+    """
+
+    shown: Shown
+    text: str
+    entries: tuple[int, ...] = ()
+
+
+Query = Callable[[Evidence, Words], Finding]
+
+
+def _senders(evidence: Evidence) -> list[SiteEvidence]:
+    """The sites whose records had an effect outside."""
+    return [site for site in evidence.sites.values() if site.sent]
+
+
+def _share(having: int, of: int) -> Shown:
+    if having == 0:
+        return Shown.NOTHING
+    return Shown.SHOWN if having == of else Shown.PARTLY
+
+
+def _log_integrity(evidence: Evidence, words: Words) -> Finding:
+    log = evidence.log
+    text = words(
+        "{n} entries, each signed by the party that it names, in a tree whose root the coordinator"
+        " signed; {k} older checkpoints agree.",
+        n=f"{len(log.entries):,}",
+        k=f"{log.num_checkpoints:,}",
+    )
+    if log.keys_from_log:
+        text += " " + words(
+            "The keys came with the log, so this shows agreement with itself only."
+        )
+    return Finding(Shown.SHOWN, text, (0, len(log.entries) - 1))
+
+
+def _witnesses(evidence: Evidence, words: Words) -> Finding:
+    cosigned = evidence.log.cosigned
+    if cosigned is None or not cosigned.witnesses:
+        return Finding(Shown.NOTHING, words("No witness's signature was asked for or checked."))
+    names = ", ".join(sorted(cosigned.witnesses))
+    text = words(
+        "{names} cosigned the log of {n} entries.", names=names, n=cosigned.checkpoint.size
+    )
+    return Finding(Shown.SHOWN, text, (cosigned.checkpoint.size - 1,))
+
+
+def _event_fields(evidence: Evidence, words: Words) -> Finding:
+    last = len(evidence.log.entries) - 1
+    text = words(
+        "Every one of {n} entries names event, party, time (UTC) and what it is about; refusals"
+        " are events of their own.",
+        n=f"{last + 1:,}",
+    )
+    return Finding(Shown.SHOWN, text, (0, last))
+
+
+def _plan_approval(evidence: Evidence, words: Words) -> Finding:
+    entries, having, of = [], 0, 0
+    for run in evidence.runs.values():
+        entries += [run.offered, *run.approved.values()]
+        having += len(run.approved)
+        of += len(run.plan.sites)
+    if not of:
+        return Finding(Shown.NOTHING, words("No run was started."))
+    text = words("{a} of {b} approvals of fixed plans, each by digest.", a=having, b=of)
+    return Finding(_share(having, of), text, tuple(entries))
+
+
+def _identities(evidence: Evidence, words: Words) -> Finding:
+    entries = [number for site in evidence.sites.values() for number in site.enrolled]
+    if not entries:
+        return Finding(Shown.NOTHING, words("No institution was enrolled."))
+    text = words(
+        "{n} institutions enrolled, each with one signing key and one certificate; every entry of"
+        " theirs is signed with it.",
+        n=len(evidence.sites),
+    )
+    return Finding(Shown.SHOWN, text, tuple(entries))
+
+
+def _revocations(evidence: Evidence, words: Words) -> Finding:
+    entries = [number for site in evidence.sites.values() for number in site.revoked]
+    if not entries:
+        return Finding(Shown.NOTHING, words("No institution was revoked in this log."))
+    return Finding(Shown.SHOWN, words("{n} revocations.", n=len(entries)), tuple(entries))
+
+
+def _masking(evidence: Evidence, words: Words) -> Finding:
+    senders = _senders(evidence)
+    masked = [site for site in senders if site.masked_in]
+    if not masked:
+        return Finding(Shown.NOTHING, words("No institution wrote that it masked records."))
+    text = words(
+        "{a} of {b} institutions that sent updates wrote that they masked records, {kinds} kinds"
+        " of personal data.",
+        a=len(masked),
+        b=len(senders),
+        kinds=len({kind for site in masked for kind in site.masked}),
+    )
+    entries = tuple(number for site in masked for number in site.masked_in)
+    return Finding(_share(len(masked), len(senders)), text, entries)
+
+
+def _recall(evidence: Evidence, words: Words) -> Finding:
+    senders = _senders(evidence)
+    measured = [site for site in senders if site.recalls]
+    recalls = [recall for site in measured for recall in site.recalls]
+    if not recalls:
+        return Finding(Shown.NOTHING, words("No recall of planted examples is in the log."))
+    worst = min(recalls, key=lambda recall: recall.share)
+    text = words(
+        "Recall on planted examples, measured by {a} of {b} institutions; lowest {share} for"
+        " {kind}, 95 % interval {low} to {high}. Not measured on records.",
+        a=len(measured),
+        b=len(senders),
+        share=f"{worst.share:.2f}",
+        kind=worst.entity_type,
+        low=f"{worst.interval[0]:.2f}",
+        high=f"{worst.interval[1]:.2f}",
+    )
+    entries = tuple(site.masked_in[-1] for site in measured)
+    return Finding(_share(len(measured), len(senders)), text, entries)
+
+
+def _dp(evidence: Evidence, words: Words) -> Finding:
+    spenders = [site for site in evidence.sites.values() if site.spends]
+    if not spenders:
+        return Finding(Shown.NOTHING, words("No privacy budget was spent."))
+    last = [site.spends[-1] for site in spenders]
+    most = max(last, key=lambda spend: spend.epsilon_total)
+    within = all(spend.epsilon_total <= spend.budget_epsilon for spend in last)
+    text = words(
+        "Epsilon recomputed for {n} institutions over all of their ledgers; at most {epsilon} at"
+        " delta {delta}, budget {budget}.",
+        n=len(spenders),
+        epsilon=f"{most.epsilon_total:.3f}",
+        delta=f"{most.delta:g}",
+        budget=f"{most.budget_epsilon:g}",
+    )
+    if not within:
+        text += " " + words("One institution is over its own budget.")
+    entries = tuple(spend.entry for spend in last)
+    return Finding(Shown.SHOWN if within else Shown.PARTLY, text, entries)
+
+
+def _updates(evidence: Evidence, words: Words) -> Finding:
+    senders = _senders(evidence)
+    if not senders:
+        return Finding(Shown.NOTHING, words("No update left an institution."))
+    text = words(
+        "{n} updates left, {size} bytes in all, each under an approved plan and named by its"
+        " digest. That nothing else left, the log cannot show.",
+        n=sum(len(site.sent) for site in senders),
+        size=f"{sum(site.bytes_sent for site in senders):,}",
+    )
+    return Finding(Shown.SHOWN, text, tuple(n for site in senders for n in site.sent))
+
+
+def _refusals(evidence: Evidence, words: Words) -> Finding:
+    entries = tuple(number for refusal in evidence.refusals for number in refusal.entries)
+    if not entries:
+        return Finding(Shown.NOTHING, words("No refusal is in the log."))
+    text = words(
+        "{n} refusals of {k} kinds, each with the rule that was broken.",
+        n=len(entries),
+        k=len(evidence.refusals),
+    )
+    return Finding(Shown.SHOWN, text, entries)
+
+
+def _self_tests(evidence: Evidence, words: Words) -> Finding:
+    senders = _senders(evidence)
+    tested = [site for site in senders if site.self_tests]
+    if not tested:
+        return Finding(Shown.NOTHING, words("No self-test is in the log."))
+    text = words(
+        "{a} of {b} institutions that sent updates passed the self-test of private training.",
+        a=len(tested),
+        b=len(senders),
+    )
+    entries = tuple(number for site in tested for number in site.self_tests)
+    return Finding(_share(len(tested), len(senders)), text, entries)
+
+
+def _releases(evidence: Evidence, words: Words) -> Finding:
+    rounds = [this for run in evidence.runs.values() for this in run.released]
+    entries = [n for this in rounds for n in (this.released, *this.accepted.values())]
+    if not rounds:
+        return Finding(Shown.NOTHING, words("No adapter was released."))
+    text = words(
+        "{n} adapters released, each traced to the accepted updates that it was made of.",
+        n=len(rounds),
+    )
+    return Finding(Shown.SHOWN, text, tuple(n for n in entries if n is not None))
+
+
+def _failures(evidence: Evidence, words: Words) -> Finding:
+    rounds = [
+        this
+        for run in evidence.runs.values()
+        for this in run.rounds.values()
+        if this.failed is not None
+    ]
+    if not rounds:
+        return Finding(Shown.NOTHING, words("No round failed in this log."))
+    text = words("{n} rounds failed and are on record as failed.", n=len(rounds))
+    return Finding(Shown.SHOWN, text, tuple(this.failed or 0 for this in rounds))
+
+
+def _of_event(event: Event, none: str, some: str) -> Query:
+    def query(evidence: Evidence, words: Words) -> Finding:
+        entries = tuple(
+            index for index, entry in enumerate(evidence.log.entries) if entry.event is event
+        )
+        if not entries:
+            return Finding(Shown.NOTHING, words(none))
+        parties = {evidence.log.entries[index].party for index in entries}
+        return Finding(Shown.SHOWN, words(some, n=len(entries), parties=len(parties)), entries)
+
+    return query
+
+
+def _retention(evidence: Evidence, words: Words) -> Finding:
+    days = (evidence.last_at - evidence.first_at).days
+    text = words(
+        "The log reaches over {n} days; how long it will be kept, it cannot show.", n=days
+    )
+    return Finding(Shown.PARTLY, text, (0, len(evidence.log.entries) - 1))
+
+
+_EVALUATED_NONE = "No evaluation is in the log."
+_EVALUATED = "{n} evaluations by {parties} institutions; their figures stay there."
+_VERSIONS_NONE = "No software version is in the log."
+_VERSIONS = "{n} starts of agents by {parties} institutions, with their version."
+
+QUERIES: Mapping[str, Query] = MappingProxyType(
+    {
+        "log-integrity": _log_integrity,
+        "witnesses": _witnesses,
+        "event-fields": _event_fields,
+        "plan-approval": _plan_approval,
+        "identities": _identities,
+        "revocations": _revocations,
+        "masking": _masking,
+        "recall": _recall,
+        "privacy-budget": _dp,
+        "updates-only": _updates,
+        "refusals": _refusals,
+        "self-tests": _self_tests,
+        "releases": _releases,
+        "failures": _failures,
+        "evaluations": _of_event(Event.EVALUATED, _EVALUATED_NONE, _EVALUATED),
+        "versions": _of_event(Event.AGENT_STARTED, _VERSIONS_NONE, _VERSIONS),
+        "retention": _retention,
+    }
+)
