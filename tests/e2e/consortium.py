@@ -38,6 +38,8 @@ NUM_UNITS = 40
 NOISE = 0.6
 PASSPHRASE = "correct horse battery staple"  # noqa: S105  of a test's authority
 READY_S = 60.0
+# A command that decides on a plan loads the recognisers and waits for the plan, on a busy machine.
+CALL_S = 120.0
 ENDED = ("finished", "failed", "stopped")
 
 PLAN = """\
@@ -307,7 +309,7 @@ class Consortium:
             check=False,
             stdin=subprocess.DEVNULL,
             env=environment(self.root) | variables,
-            timeout=READY_S,
+            timeout=CALL_S,
         )
         result = json.loads(done.stdout) if done.stdout.strip() else None
         return Answer(status=done.returncode, result=result, talk=done.stderr)
