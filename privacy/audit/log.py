@@ -23,7 +23,6 @@ Rules:
   the first that is not, all is dropped.
 """
 
-import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from typing import Self
 from privacy.audit.checkpoint import Checkpoint, log_key, open_checkpoint, sign_checkpoint
 from privacy.audit.cosignature import cosigned_at
 from privacy.audit.entry import Entry, parse_entry, peek, verify_entry
+from privacy.audit.history import append_checkpoint, mend_history
 from privacy.audit.keys import KeyRing, PartyKey
 from privacy.audit.merkle import leaf_hash
 from privacy.audit.note import Note, NoteKey, NoteSignature
@@ -110,6 +110,7 @@ class Log:
             for party in parties:
                 self._keys.add(party)
             self._read()
+            mend_history(self.folder / CHECKPOINTS)
             replace_file(folder / KEYS, self._keys.dump().encode())
             self._sign()
             self._store.mend_tiles()
@@ -310,8 +311,7 @@ class Log:
         # stands behind a checkpoint may be dropped.
         sync_folder(self.folder)
         # Not synced: a lost line of this history costs an auditor precision, not certainty.
-        with (self.folder / CHECKPOINTS).open("a", encoding="utf-8") as history:
-            history.write(json.dumps(note, ensure_ascii=False) + "\n")
+        append_checkpoint(self.folder / CHECKPOINTS, note)
         self._note, self._signed_size = note, size
 
     def _read(self) -> None:

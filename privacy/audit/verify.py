@@ -16,7 +16,6 @@ outside the log. A log cut off at an older checkpoint, history and all, looks li
 compare with a checkpoint that another party kept.
 """
 
-import json
 import os
 import threading
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 
 from privacy.audit.checkpoint import Checkpoint, log_key, open_checkpoint, parse_checkpoint
 from privacy.audit.entry import Entry
+from privacy.audit.history import read_history
 from privacy.audit.keys import KeyRing
 from privacy.audit.log import (
     CHECKPOINT,
@@ -160,7 +160,8 @@ def check_log(
     try:
         # In the order opposite to that of writing, so a log may grow meanwhile.
         cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
-        history = _read_history(folder, keys)
+        notes = read_history(folder / CHECKPOINTS)
+        history = [open_by_operator(note, keys) for note in notes]
         checkpoint = open_by_operator(_read_text(folder / CHECKPOINT), keys)
         roots = _compare_checkpoints(history, checkpoint)
         if cosigned is not None:
@@ -378,22 +379,6 @@ def open_by_operator(note: str, keys: KeyRing) -> Checkpoint:
         except VerificationError as error:
             problem = error
     raise problem or ConfigError("expected a coordinator's key among the keys, got none")
-
-
-def _read_history(folder: Path, keys: KeyRing) -> list[Checkpoint]:
-    path = folder / CHECKPOINTS
-    if not path.exists():
-        return []
-    history = []
-    for line in _read_text(path).split("\n")[:-1]:  # what has no line end was never written whole
-        try:
-            note = json.loads(line)
-        except ValueError:
-            note = None
-        if not isinstance(note, str):
-            raise TamperError(f"expected a checkpoint a line in {path}")
-        history.append(open_by_operator(note, keys))
-    return history
 
 
 def _compare_checkpoints(history: list[Checkpoint], newest: Checkpoint) -> dict[int, bytes]:

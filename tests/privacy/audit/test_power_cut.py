@@ -5,7 +5,9 @@ zeros, or a hole with later bytes behind it; a rename is the old file or the new
 folder is synced.
 """
 
+import errno
 import itertools
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from privacy.audit.keys import PartyKey, Role
 from privacy.audit.log import CHECKPOINT, CHECKPOINTS, ENTRIES, Log
 from privacy.audit.merkle import Tree, leaf_hash
 from privacy.audit.tiles import TileReader
+from privacy.audit.verify import verify_log
 from privacy.errors import TamperError
 from privacy.pki.identity import SigningKey
 
@@ -31,14 +34,11 @@ AT = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 
 
 def entry(sequence: int) -> bytes:
-    return make_entry(
-        KEY,
-        "coordinator",
-        Event.SITE_REVOKED,
-        sequence=sequence,
-        at=AT,
-        predicate={"site": "bank_a"},
-    )
+    event, predicate = Event.FEDERATION_CREATED, {"federation": "lakeside"}
+    if sequence:
+        event = Event.DOOR_REFUSED
+        predicate = {"rule": "wrong-node-key", "peer": "ipv4:10.0.0.9:77"}
+    return make_entry(KEY, "coordinator", event, sequence=sequence, at=AT, predicate=predicate)
 
 
 ALL = [entry(sequence) for sequence in range(12)]
@@ -194,6 +194,7 @@ def check(state: dict[str, bytes | None], folder: Path, cut: Cut) -> None:
         size = log.size
     with Log(folder, KEY, ORIGIN, [OWN]) as log:
         assert log.lines() == ALL[:size]
+    assert len(verify_log(folder).entries) == size
 
 
 def check_all(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -275,3 +276,59 @@ def test_only_the_newest_partial_tile_is_kept(tmp_path: Path) -> None:
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("tile/**/*"))
     assert [path for path in found if (tmp_path / path).is_file()] == ["tile/0/000.p/4"]
     assert list(itertools.chain(tmp_path.glob("*.new"))) == []
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", bytes(60), bytes(60) + b"\n", b"\xe2\x80", b'"half\n'],
+    ids=["cut", "zeros", "zeros-and-an-end", "half-a-letter", "half-a-line"],
+)
+def test_a_torn_history_of_checkpoints_is_mended_and_the_log_verifies(
+    tmp_path: Path, end: bytes
+) -> None:
+    with Log(tmp_path, KEY, ORIGIN, [OWN]) as log:
+        log.append(ALL[0])
+        log.append(ALL[1])
+    history = tmp_path / CHECKPOINTS
+    history.write_bytes(history.read_bytes()[:-40] + end)
+    assert len(verify_log(tmp_path).entries) == 2
+    with Log(tmp_path, KEY, ORIGIN, [OWN]) as log:
+        log.append(ALL[2])
+    assert len(verify_log(tmp_path).entries) == 3
+    # The checkpoints of 0, 1 and 3 entries; the torn one of 2 is gone.
+    assert len([json.loads(line) for line in history.read_bytes().splitlines()]) == 3
+
+
+def test_a_line_glued_onto_half_of_another_is_passed_over(tmp_path: Path) -> None:
+    with Log(tmp_path, KEY, ORIGIN, [OWN]) as log:
+        log.append(ALL[0])
+        log.append(ALL[1])
+    history = tmp_path / CHECKPOINTS
+    first, second, third = history.read_bytes().splitlines(keepends=True)
+    history.write_bytes(first + second[:-40] + third)
+    assert len(verify_log(tmp_path).entries) == 2
+
+
+def test_a_disk_that_fills_up_in_the_history_leaves_a_log_that_verifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Log(tmp_path, KEY, ORIGIN, [OWN]) as log:
+        log.append(ALL[0])
+        real, room = os.write, [60]
+
+        def full(descriptor: int, content: bytes) -> int:
+            if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name != CHECKPOINTS:
+                return real(descriptor, content)
+            if not room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(descriptor, content[: room.pop()])
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            log.append(ALL[1])
+        assert not room
+        monkeypatch.undo()
+        assert log.append(ALL[1]).index == 1
+    assert len(verify_log(tmp_path).entries) == 2
+    history = (tmp_path / CHECKPOINTS).read_bytes().splitlines()
+    assert len([json.loads(line) for line in history]) == 3
