@@ -114,19 +114,19 @@ def compare(args: argparse.Namespace) -> int:
     keys = KeyRing.load(args.keys or args.log / KEYS)
     found = compare_logs(args.log, args.other, keys)
     text = _verdict(found)
+    is_sound = all(
+        copy.is_signed and copy.is_whole is not False for copy in (found.ours, found.theirs)
+    )
     if args.json:
         result_json(
             {
-                "same": not found.differs,
+                "same": is_sound and not found.differs,
                 "first_difference": found.first_difference,
                 "fork": found.is_fork,
                 "sizes": [found.ours.checkpoint.size, found.theirs.checkpoint.size],
                 "verdict": text,
             }
         )
-    is_sound = all(
-        copy.is_signed and copy.is_whole is not False for copy in (found.ours, found.theirs)
-    )
     if found.differs or not is_sound:
         raise TamperError(text, entry=found.first_difference)
     if not args.json:
@@ -136,6 +136,11 @@ def compare(args: argparse.Namespace) -> int:
 
 def _verdict(found: Comparison) -> str:
     ours, theirs = found.ours, found.theirs
+    if found.is_fork and found.first_difference is None and theirs.is_whole is not None:
+        return (
+            f"the log's operator signed two roots of one size, in {ours.path} and {theirs.path},"
+            " which proves a fork; keep both"
+        )
     for copy in (ours, theirs):
         if not copy.is_signed:
             return f"the checkpoint of {copy.path} is not signed by the log's operator"

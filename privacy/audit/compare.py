@@ -2,7 +2,8 @@
 
 A copy that lacks the newest entries is only older. Two copies of which neither begins the other
 are a fork: if each hashes to a checkpoint that the log's operator signed, the operator signed two
-histories, and the two copies together prove it to anyone.
+histories, and the two copies together prove it to anyone. So do two signed roots of one size
+anywhere in the two copies, histories of checkpoints included, whatever the entries say.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from privacy.audit.checkpoint import Checkpoint, parse_checkpoint
+from privacy.audit.history import read_history
 from privacy.audit.keys import KeyRing
-from privacy.audit.log import CHECKPOINT, ENTRIES
+from privacy.audit.log import CHECKPOINT, CHECKPOINTS, COSIGNED, ENTRIES
 from privacy.audit.merkle import Edge, leaf_hash
 from privacy.audit.note import Note
 from privacy.audit.store import read_lines
@@ -46,7 +48,7 @@ class Comparison:
       theirs: The second.
       first_difference: Number of the first entry that differs, None when one copy begins the
         other, or when it cannot be told because one is a checkpoint alone.
-      differs: Neither copy begins the other.
+      differs: Neither copy begins the other, or the operator signed two roots of one size.
       is_fork: That is proved to be the operator's doing.
     """
 
@@ -106,6 +108,9 @@ def compare_logs(ours: Path, theirs: Path, keys: KeyRing) -> Comparison:
     else:
         differs = roots[0][two[0].size] != two[0].root
     is_fork = differs and all(copy.is_signed and copy.is_whole is not False for copy in copies)
+    if _contradict(_signed(ours, keys), _signed(theirs, keys)):
+        # Two signed roots of one size prove it, whatever became of the entries.
+        differs = is_fork = True
     return Comparison(
         ours=copies[0],
         theirs=copies[1],
@@ -130,6 +135,36 @@ def _open(path: Path, keys: KeyRing) -> tuple[Checkpoint, bool]:
     except VerificationError:
         return checkpoint, False
     return checkpoint, True
+
+
+def _signed(path: Path, keys: KeyRing) -> dict[tuple[str, int], set[bytes]]:
+    """Every root in a copy that the log's operator signed, by the log's name and size."""
+    if path.is_dir():
+        files = [file for name in (CHECKPOINT, COSIGNED) if (file := path / name).exists()]
+    else:
+        files = [path]
+    roots: dict[tuple[str, int], set[bytes]] = {}
+    try:
+        notes = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+        notes += read_history(path / CHECKPOINTS) if path.is_dir() else []
+    except OSError as error:
+        raise ConfigError(f"expected a log in {path}: {error.strerror}") from None
+    for note in notes:
+        try:
+            found = open_by_operator(note, keys)
+        except VerificationError:
+            continue  # what the operator did not sign is no proof against it
+        roots.setdefault((found.origin, found.size), set()).add(found.root)
+    return roots
+
+
+def _contradict(
+    ours: dict[tuple[str, int], set[bytes]], theirs: dict[tuple[str, int], set[bytes]]
+) -> bool:
+    """Whether the operator signed two roots of one size."""
+    return any(
+        len(ours.get(place, set()) | theirs.get(place, set())) > 1 for place in ours | theirs
+    )
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -233,7 +233,18 @@ def test_compare_names_the_first_difference(
     out, err = capsys.readouterr()
     assert json.loads(out)["first_difference"] == 17
     assert json.loads(out)["fork"] is False
+    assert json.loads(out)["same"] is False
     assert f"{other} does not hold what its checkpoint is over" in err
+
+
+def test_compare_does_not_call_two_copies_the_same_that_are_both_broken(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(log, 17)
+    other = Path(shutil.copytree(log, tmp_path / "other"))
+    assert main(["compare", str(log), str(other), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["same"], found["fork"], found["first_difference"]) == (False, False, None)
 
 
 def test_tiles_are_written_for_other_programs(

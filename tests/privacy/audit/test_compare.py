@@ -1,16 +1,19 @@
 """Two copies of a log differ where they first differ, and a fork is told from a broken copy."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from privacy.audit.checkpoint import Checkpoint, sign_checkpoint
 from privacy.audit.compare import compare_logs
 from privacy.audit.entry import Event
-from privacy.audit.log import CHECKPOINT, ENTRIES, Log
+from privacy.audit.log import CHECKPOINT, CHECKPOINTS, COSIGNED, ENTRIES, Log
 from privacy.audit.sample import draw, rank
 from privacy.errors import ConfigError
+from privacy.pki.identity import SigningKey
 from tests.privacy.evidence import COORDINATOR, Federation
 
 
@@ -60,6 +63,35 @@ def test_two_ways_to_go_on_are_a_fork_from_there(federation: Federation) -> None
     federation.say(COORDINATOR, Event.SITE_REVOKED, site="hospital_b")
     found = compare_logs(federation.folder, theirs, federation.ring)
     assert (found.first_difference, found.differs, found.is_fork) == (size, True, True)
+
+
+def forked_note(federation: Federation, size: int, key: SigningKey | None = None) -> str:
+    """Another root of the same size, signed by the operator."""
+    other = Checkpoint(origin="cloister/lakeside", size=size, root=bytes(32))
+    return sign_checkpoint(other, key or federation.keys[COORDINATOR])
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, COSIGNED, CHECKPOINTS])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_two_signed_roots_of_one_size_are_a_fork_whatever_the_entries_say(
+    federation: Federation, name: str, swapped: bool
+) -> None:
+    theirs = copy(federation)
+    size = federation.log.size - (name == CHECKPOINTS)
+    note = forked_note(federation, size)
+    with (theirs / name).open("a" if name == CHECKPOINTS else "w", encoding="utf-8") as opened:
+        opened.write(json.dumps(note) + "\n" if name == CHECKPOINTS else note)
+    pair = (theirs, federation.folder) if swapped else (federation.folder, theirs)
+    found = compare_logs(*pair, federation.ring)
+    assert (found.first_difference, found.differs, found.is_fork) == (None, True, True)
+
+
+def test_a_root_that_the_operator_did_not_sign_proves_nothing(federation: Federation) -> None:
+    theirs = copy(federation)
+    note = forked_note(federation, federation.log.size, SigningKey.generate())
+    (theirs / COSIGNED).write_text(note, encoding="utf-8")
+    found = compare_logs(federation.folder, theirs, federation.ring)
+    assert (found.differs, found.is_fork) == (False, False)
 
 
 def test_a_broken_copy_is_no_fork(federation: Federation) -> None:
