@@ -9,8 +9,8 @@ Rules:
   signs the same checkpoint again when it is asked again.
 - The memory is made once, on purpose. A witness that lost it refuses, because it could no longer
   tell a fork from a beginning.
-- A refused checkpoint with the log's good signature is kept beside the memory: with the one that
-  was seen it proves that the log forked.
+- A checkpoint that forks from the one that was seen is kept beside the memory, with that one: the
+  log's signatures on both prove the fork. Nothing else is kept there, so nothing can crowd it out.
 
 What is asked is C2SP's `tlog-witness` request: the size that the log believes was seen last, a
 consistency proof from there, and the checkpoint.
@@ -37,18 +37,19 @@ from privacy.errors import ConfigError, TamperError, VerificationError
 _OLD = re.compile(r"old (0|[1-9][0-9]{0,14})")
 _MAX_PATH = 63
 _MAX_REQUEST = MAX_NOTE_BYTES + 8192
+_MAX_REFUSED = 1 << 20
 REFUSED = ".refused"
 
 
 class StaleError(VerificationError):
-    """The log asked from another size than the witness saw last.
+    """The log asked from another size than the witness saw last (C2SP: 409).
 
     Attributes:
       size: What the witness saw last: ask again from there.
     """
 
-    def __init__(self, size: int, asked: int) -> None:
-        super().__init__(f"expected a proof from {size} entries on, got one from {asked}")
+    def __init__(self, size: int, problem: str) -> None:
+        super().__init__(problem)
         self.size = size
 
 
@@ -124,16 +125,15 @@ def advance(seen: Seen, request: Request, log: NoteKey) -> Seen:
     """What a witness that saw `seen` has seen after `request`; pure.
 
     Raises:
-      VerificationError: The checkpoint is not the log's.
-      StaleError: The proof begins elsewhere.
-      TamperError: The log was cut off or rewritten.
+      VerificationError: The checkpoint is not the log's, or the proof does not prove that it only
+        grew. That may be a longer fork, or only a bad proof: it shows nothing about the log.
+      StaleError: The checkpoint is older than what was seen, or the proof begins elsewhere.
+      TamperError: The log signed another root at the same size, which proves a fork.
     """
     checkpoint = open_signed(request.checkpoint, log)
     if checkpoint.size < seen.size:
-        raise TamperError(
-            f"the log shrank: {seen.size} entries were seen before, now {checkpoint.size}",
-            hint="ask the log's operator why; the checkpoint that was seen is kept",
-            entry=checkpoint.size,
+        raise StaleError(
+            seen.size, f"expected at least the {seen.size} entries seen, got {checkpoint.size}"
         )
     if checkpoint.size == seen.size and checkpoint.root != seen.root:
         raise TamperError(
@@ -141,16 +141,23 @@ def advance(seen: Seen, request: Request, log: NoteKey) -> Seen:
             hint="keep both checkpoints: together they prove the fork",
         )
     if request.old_size != seen.size:
-        raise StaleError(seen.size, request.old_size)
+        raise StaleError(
+            seen.size,
+            f"expected a proof from {seen.size} entries on, got one from {request.old_size}",
+        )
     if seen.size == 0 and request.path:
         raise VerificationError("expected no proof from an empty log")
-    verify_consistency(
-        old_size=seen.size,
-        old_root=seen.root,
-        new_size=checkpoint.size,
-        new_root=checkpoint.root,
-        path=request.path,
-    )
+    try:
+        verify_consistency(
+            old_size=seen.size,
+            old_root=seen.root,
+            new_size=checkpoint.size,
+            new_root=checkpoint.root,
+            path=request.path,
+        )
+    except TamperError as error:
+        # The path is whoever asks's, not signed: a bad one accuses nobody.
+        raise VerificationError(str(error), hint=error.hint) from None
     return Seen(size=checkpoint.size, root=checkpoint.root, note=request.checkpoint)
 
 
@@ -202,18 +209,26 @@ class Witness:
             try:
                 after = advance(seen, request, self._log)
             except TamperError:
-                self._keep_refused(request)
+                self._keep_refused(seen, request)
                 raise
             if after != seen:
                 _write(self._path, self._log, after)
             # A crash here leaves a witness that has seen more than it signed, never less.
             return self._key.cosign(Note.parse(request.checkpoint).text, at)
 
-    def _keep_refused(self, request: Request) -> None:
-        """Keep what the log signed and should not have; the first such is the one that counts."""
+    def _keep_refused(self, seen: Seen, request: Request) -> None:
+        """Add what proves a fork: the checkpoint that was seen, and what contradicts it."""
         path = self._path.with_name(self._path.name + REFUSED)
-        if not path.exists():
-            replace_file(path, str(request).encode())
+        kept = path.read_bytes() if path.exists() else b""
+        # Lines that anyone may add to a note must not make the same proof look like another.
+        log = Note.parse(request.checkpoint)
+        refused = str(Note(text=log.text, signatures=tuple(log.by(self._log))))
+        pair = {"seen": seen.note, "refused": refused}
+        line = (json.dumps(pair, ensure_ascii=False) + "\n").encode()
+        # Neither asking again nor an operator that signs fork after fork may fill the disk.
+        if line not in kept and len(kept) < _MAX_REFUSED:
+            replace_file(path, kept + line)
+            sync_folder(path.parent)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

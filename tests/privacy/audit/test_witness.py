@@ -17,7 +17,15 @@ from privacy.audit.keys import PartyKey, Role
 from privacy.audit.log import Log
 from privacy.audit.merkle import Tree, leaf_hash
 from privacy.audit.note import Note, NoteSignature
-from privacy.audit.witness import REFUSED, Request, Seen, StaleError, Witness, advance
+from privacy.audit.witness import (
+    REFUSED,
+    Request,
+    Seen,
+    StaleError,
+    Witness,
+    advance,
+    open_signed,
+)
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
 
@@ -87,22 +95,55 @@ def test_a_fork_of_the_same_size_is_refused_and_kept(witness: Witness, tmp_path:
     forked = Operator("a", "x").ask(2)
     with pytest.raises(TamperError, match="two different logs of 2"):
         witness.cosign(forked, AT)
-    kept = (tmp_path / f"witness.json{REFUSED}").read_text(encoding="utf-8")
-    assert Request.parse(kept) == forked
+    (kept,) = proofs(tmp_path)
+    assert kept["refused"] == forked.checkpoint
+    assert open_signed(kept["seen"], LOG).root == Operator("a", "b").tree.root()
     assert witness.seen.size == 2
+
+
+def proofs(folder: Path) -> list[dict[str, str]]:
+    """The forks that a witness keeps."""
+    path = folder / f"witness.json{REFUSED}"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def test_each_fork_is_kept_once_whatever_was_asked_before(
+    witness: Witness, tmp_path: Path
+) -> None:
+    witness.cosign(Operator("a", "b").ask(0), AT)
+    with pytest.raises(StaleError):
+        witness.cosign(Operator("a").ask(0), AT)
+    good = Operator("a", "b", "c").ask(2)
+    garbage = Request(old_size=2, path=(bytes(32),), checkpoint=good.checkpoint)
+    with pytest.raises(VerificationError) as caught:
+        witness.cosign(garbage, AT)
+    assert not isinstance(caught.value, TamperError)
+    assert proofs(tmp_path) == []
+    forks = [Operator("a", "x").ask(2), Operator("a", "y").ask(2)]
+    stranger = CosigningKey.generate("stranger").cosign(Note.parse(forks[0].checkpoint).text, AT)
+    again = Request(old_size=2, path=(), checkpoint=forks[0].checkpoint + stranger.line)
+    for fork in (*forks, again, forks[1]):
+        with pytest.raises(TamperError, match="two different logs"):
+            witness.cosign(fork, AT)
+    assert [kept["refused"] for kept in proofs(tmp_path)] == [f.checkpoint for f in forks]
+    witness.cosign(good, AT)
 
 
 def test_a_fork_that_is_longer_is_refused(witness: Witness) -> None:
     witness.cosign(Operator("a", "b").ask(0), AT)
-    with pytest.raises(TamperError, match="does not begin with"):
+    with pytest.raises(VerificationError, match="does not begin with"):
         witness.cosign(Operator("a", "x", "c", "d").ask(2), AT)
     assert witness.seen.size == 2
 
 
-def test_a_shrunk_log_is_refused(witness: Witness) -> None:
+def test_an_older_checkpoint_is_stale_and_accuses_nobody(witness: Witness, tmp_path: Path) -> None:
     witness.cosign(Operator("a", "b", "c").ask(0), AT)
-    with pytest.raises(TamperError, match="the log shrank: 3 entries were seen before, now 2"):
+    with pytest.raises(StaleError, match="at least the 3 entries seen, got 2") as caught:
         witness.cosign(Operator("a", "b").ask(0), AT)
+    assert caught.value.size == 3
+    assert proofs(tmp_path) == []
+    assert witness.seen.size == 3
 
 
 def test_an_operator_that_believes_another_size_is_told_the_right_one(witness: Witness) -> None:
