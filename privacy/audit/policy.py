@@ -122,12 +122,21 @@ class Policy:
           logs: Keys of logs to believe beside those of the policy.
 
         Raises:
-          VerificationError: No such log signed it, a known witness's line does not verify, or
-            too few cosigned.
+          VerificationError: No such log signed it, a known witness's line does not verify, too
+            few cosigned, or a witness's key is the log's own.
         """
         parsed = Note.parse(note)
         checkpoint = parse_checkpoint(parsed.text)
-        known = [key for key in (*self.logs, *logs) if key.name == checkpoint.origin]
+        logs = (*self.logs, *logs)
+        known = [key for key in logs if key.name == checkpoint.origin]
+        # `parse` knows only the policy's own logs; one given here is no witness of itself either.
+        own = {key.public_key for key in logs}
+        selves = sorted(name for name, key in self.witnesses.items() if key.public_key in own)
+        if selves:
+            raise VerificationError(
+                f"expected a log not to be its own witness, got its key as {', '.join(selves)}",
+                hint="take that line out of the policy",
+            )
         # Not any(): every line by a known key is checked, one bad line condemns the note.
         signed = [check_signed(parsed, key) for key in known]
         if not any(signed):

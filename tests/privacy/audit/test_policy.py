@@ -155,3 +155,14 @@ def test_a_log_does_not_vote_on_itself() -> None:
     own = CosigningKey("cloister/lakeside", OPERATOR._private_key).public.vkey
     with pytest.raises(ConfigError, match="its own witness"):
         Policy.parse(f"log {LOG.vkey}\nwitness me {own}\nquorum me\n".encode())
+
+
+def test_a_log_named_only_by_the_keys_does_not_vote_on_itself() -> None:
+    own = CosigningKey("cloister/lakeside", OPERATOR._private_key)
+    policy = Policy.parse(f"witness me {own.public.vkey}\nquorum me\n".encode())
+    note = Note.parse(cosigned())
+    voted = str(note.with_signatures((own.cosign(note.text, AT),)))
+    with pytest.raises(VerificationError, match="its own witness, got its key as me"):
+        policy.check(voted, [LOG])
+    with pytest.raises(VerificationError, match="its own witness"):
+        policy.check(voted, [log_key("cloister/elsewhere", OPERATOR.public_key), LOG])
