@@ -235,8 +235,11 @@ def _verify(args: argparse.Namespace) -> int:
     result(f"history   {log.num_checkpoints} checkpoints agree")
     for witness, at in summary.get("cosigned", {}).items():
         result(f"cosigned  {witness}: {at}")
-    for name, run_ in summary["runs"].items():
-        result(f"run       {name}: {run_['released']} of {run_['rounds']} rounds released")
+    for run_id, run_ in summary["runs"].items():
+        result(
+            f"run       {run_['run']}: {run_['released']} of {run_['rounds']} rounds released"
+            f" ({run_id})"
+        )
     for name, site in summary["sites"].items():
         result(
             f"site      {name}: {site['updates']} updates sent, epsilon {site['epsilon']:.3f} of"

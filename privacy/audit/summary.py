@@ -82,8 +82,9 @@ class Summary:
             }
         for run_id, run in self._runs.items():
             plan = log.plans[run.plan]
-            found["runs"][plan.run] = {
-                "run_id": run_id,
+            # By number: two plans may share a name.
+            found["runs"][run_id] = {
+                "run": plan.run,
                 "plan": run.plan,
                 "rounds": plan.rounds.num_rounds,
                 "released": len(run.released),

@@ -63,6 +63,29 @@ def test_verify_speaks_json(log: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert summary["keys"] == "with the log"
 
 
+def test_verify_shows_each_run_when_two_plans_share_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation = Federation(tmp_path / "log", accountant=calibrate.epsilon)
+    federation.begin()
+    federation.plan, federation.run_id = make_plan(num_rounds=2), "8"
+    federation.offer()
+    for site in federation.sites:
+        federation.approve(site)
+    federation.start()
+    federation.log.close()
+    assert main(["verify", str(tmp_path / "log"), "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert {run_id: (run["run"], run["rounds"]) for run_id, run in runs.items()} == {
+        "7": ("triage", 3),
+        "8": ("triage", 2),
+    }
+    assert main(["verify", str(tmp_path / "log")]) == 0
+    out = capsys.readouterr().out
+    assert "run       triage: 0 of 3 rounds released (7)" in out
+    assert "run       triage: 0 of 2 rounds released (8)" in out
+
+
 def test_verify_names_the_first_wrong_entry(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(log, 17)
     assert main(["verify", str(log)]) == 1
