@@ -1,8 +1,8 @@
 """Records from CSV, TSV and their relatives, plain or gzip, one row at a time (RFC 4180).
 
 The dialect stands in `site.toml` and is never guessed. Lines are decoded one by one, so that an
-error of encoding names its line. A first row that does not look like names of columns is refused
-without being quoted: it may be a record.
+error of encoding names its line. A first row may be a record: it is quoted only once every column
+that the settings name is in it.
 """
 
 import csv
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from client.connectors.files import opened
-from client.connectors.record import Record, check_columns, make_record
+from client.connectors.record import Record, check_columns, make_record, named_columns
 from client.sources import CsvSection
 from privacy.errors import ConfigError
 
@@ -27,7 +27,11 @@ class CsvConnector:
         self._data = data
 
     def check(self) -> str:
-        """The names of the columns."""
+        """The names of the columns.
+
+        Raises:
+          ConfigError: The first row holds no names, or not all that the settings name.
+        """
         with opened(self._data.path) as raw:
             _, columns = self._begin(raw)
         return f"CSV, {len(columns)} columns: {', '.join(columns)}"
@@ -62,9 +66,35 @@ class CsvConnector:
                     "got something else",
                     hint="name them in data.columns where the file does not",
                 )
+            self._check_header(columns)
             rows = ((number - 1, row) for number, row in rows)
         check_columns(columns, self._data, str(self._data.path))
         return rows, columns
+
+    def _check_header(self, columns: tuple[str, ...]) -> None:
+        """Check that the first row has what the settings name, and tell no value of it if not.
+
+        Raises:
+          ConfigError: A column is not in it, or nothing says that the row holds names.
+        """
+        wanted = named_columns(self._data)
+        found = [name for name in wanted if name in columns]
+        if wanted and len(found) == len(wanted):
+            return
+        hint = "correct site.toml, or name the columns in data.columns where the file does not"
+        place = f"{self._data.path}: "
+        if not wanted:
+            raise ConfigError(
+                f"{place}expected a setting to name a column, got none that says whether the "
+                f"first row, of {len(columns)} columns, holds names",
+                hint=hint,
+            )
+        share = "not all of" if found else "none of"
+        raise ConfigError(
+            f"{place}the first row has {share} the columns {', '.join(wanted)}, "
+            f"which site.toml names; it has {len(columns)} columns",
+            hint=hint,
+        )
 
     def _rows(self, raw: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
         # Of the whole process, and only ever raised: the default would refuse a long note.

@@ -200,8 +200,8 @@ def _text(value: Any, name: str, place: str) -> Iterator[str]:  # noqa: ANN401 -
     elif isinstance(value, dict):
         raise ConfigError(
             f"{place}: expected text for field {name!r}, got an element with "
-            f"{', '.join(sorted(key for key in value if _STEP.fullmatch(key)))}",
-            hint=f"let data.fields.{name} in site.toml go on to one of them",
+            f"{len(value)} elements of its own",
+            hint=f"let data.fields.{name} in site.toml go on to one of them, such as .text",
         )
     elif isinstance(value, str):
         if value.strip():

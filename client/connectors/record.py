@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Protocol
 from uuid import UUID
 
-from client.sources import SourceSection
+from client.sources import SourceSection, template_parts
 from privacy.errors import ConfigError
 
 Fields = Mapping[str, str | None]
@@ -90,6 +90,17 @@ def check_columns(columns: tuple[str, ...], data: SourceSection, place: str) -> 
         name = getattr(data, key)
         if name and name not in columns:
             raise missing_column(name, columns, place, f"data.{key}")
+
+
+def named_columns(data: SourceSection) -> tuple[str, ...]:
+    """The columns that templates, `record_id` and `unit_id` name, each once."""
+    used = (
+        name
+        for template in data.templates.values()
+        for name, is_field in template_parts(template)
+        if is_field and name != "*"
+    )
+    return tuple(name for name in dict.fromkeys((*used, data.record_id, data.unit_id)) if name)
 
 
 def missing_column(name: str, columns: tuple[str, ...], place: str, key: str) -> ConfigError:

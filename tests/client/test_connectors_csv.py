@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy.errors import ConfigError
 from tests.client.sources import CANARY, check, config_of, raw, read, refused
 
 TABLE = 'kind = "csv"\npath = "t.csv"\nprompt = "{note}"\nlabel = "{class}"\n'
@@ -58,8 +59,8 @@ def test_the_dialect_is_what_the_settings_say(tmp_path: Path, more: str, content
         (GOOD + f"3,,{CANARY}\n".encode(), "t.csv, row 3: expected a value in column 'note'"),
         (f"{CANARY} Jane,1960-01-01,4\n".encode() + GOOD, "names of columns in the first row"),
         (b"", "names of columns in the first row"),
-        (b"id,note,note\n", "'note' twice"),
-        (f"id,text,class\n1,{CANARY},a\n".encode(), "data.prompt names the column 'note', "),
+        (b"id,note,note,class\n", "'note' twice"),
+        (f"id,text,class\n1,{CANARY},a\n".encode(), "the first row has not all of"),
         (gzip.compress(GOOD, mtime=0)[:-6], "cannot read"),
     ],
 )
@@ -69,12 +70,39 @@ def test_what_is_wrong_is_named_by_row_or_column(
     assert expected in str(refused(TABLE, write(tmp_path, content)))
 
 
-def test_an_unknown_column_lists_those_that_are_there(tmp_path: Path) -> None:
-    error = refused(TABLE.replace("{note}", "{text}"), write(tmp_path, GOOD))
-    assert "data.prompt names the column 'text', the source has id, note, class" in str(error)
-    assert "data.unit_id names the column 'person'" in str(
+@pytest.mark.parametrize("more", ["", 'record_id = "key"\nunit_id = "person"'])
+def test_a_record_in_the_place_of_the_names_is_never_quoted(tmp_path: Path, more: str) -> None:
+    write(tmp_path, f"Jane {CANARY},note {CANARY},flu\n".encode())
+    expected = "the first row has none of the columns note, class"
+    assert expected in str(refused(TABLE + more, tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        check(TABLE + more, tmp_path)
+    assert expected in str(caught.value)
+    assert "it has 3 columns" in str(caught.value)
+    assert CANARY not in str(caught.value) + caught.value.hint
+
+
+def test_the_first_row_is_quoted_only_when_every_named_column_is_in_it(tmp_path: Path) -> None:
+    # A value of a record may be the name of a column.
+    write(tmp_path, f"{CANARY},note,x {CANARY}\n{CANARY},note,y\n".encode())
+    for more in ("", 'unit_id = "person"'):
+        error = refused(TABLE + more, tmp_path)
+        assert "the first row has not all of the columns note, class" in str(error)
+    # A repeated value is not told before either.
+    write(tmp_path, f"{CANARY},{CANARY},note\n".encode())
+    refused(TABLE, tmp_path)
+    write(tmp_path, GOOD)
+    assert "not all of the columns note, class, person" in str(
         refused(TABLE + 'unit_id = "person"', tmp_path)
     )
+
+
+def test_settings_that_name_no_column_cannot_tell_names_from_a_record(tmp_path: Path) -> None:
+    table = TABLE.replace("{note}", "{*}").replace("{class}", "all")
+    write(tmp_path, f"Jane {CANARY},note {CANARY},flu\n".encode())
+    assert "expected a setting to name a column" in str(refused(table, tmp_path))
+    named = 'columns = ["id", "note", "class"]'
+    assert "note: note" in read(table + named, tmp_path)[0].fields["prompt"]
 
 
 def test_a_long_note_is_read_and_a_quote_that_never_ends_does_not_fill_the_memory(

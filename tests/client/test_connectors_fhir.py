@@ -154,10 +154,11 @@ def test_a_malformed_resource_is_named_by_file_and_line(
     assert expected in str(error)
 
 
-def test_a_path_that_stops_too_early_says_where_it_could_go_on(tmp_path: Path) -> None:
-    export(tmp_path, PATIENT, NOTE)
+def test_a_path_that_stops_too_early_is_told_without_the_names_below_it(tmp_path: Path) -> None:
+    export(tmp_path, PATIENT, {**NOTE, "type": {"JaneDoe": "x", "coding": []}})
     error = refused(NOTES.replace("type.coding[0].display", "type"), tmp_path)
-    assert "got an element with coding" in str(error)
+    assert "got an element with 2 elements of its own" in str(error)
+    assert "JaneDoe" not in str(error) + error.hint
     assert "data.fields.type" in error.hint
     assert "expected a path" in str(
         refused(NOTES.replace("type.coding[0].display", "type..display"), tmp_path)

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import json
 import os
 import re
 import sqlite3
@@ -72,6 +73,15 @@ def fill_sqlite(path: Path, num_rows: int = 3) -> None:
     connection.close()
 
 
+# Where another lexer than the server's sees a string or a comment, the server sees statements.
+ENDING_THE_TRANSACTION = (
+    "SELECT id, note AS a$x$ FROM notes; COMMIT; BEGIN READ WRITE; "
+    "DELETE FROM notes WHERE id = 1; COMMIT; SELECT 1 AS b$x$",
+    "SELECT id FROM notes -- x\r; COMMIT; BEGIN READ WRITE; "
+    "INSERT INTO notes (id) VALUES (9); COMMIT",
+)
+
+
 # ── the query ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -80,13 +90,14 @@ def fill_sqlite(path: Path, num_rows: int = 3) -> None:
     [
         "SELECT 1",
         "select a from b;",
-        " -- first; the notes\nSELECT 'DROP; TABLE' AS \"update\" FROM b /* ; */ ",
-        "WITH x AS (SELECT 1) SELECT $$;delete$$, E'it\\'s;' FROM x",
+        "select a from b ; ; \n",
+        " -- first, the notes\nSELECT 'DROP TABLE' AS \"update\" FROM b /* , */ ",
+        "WITH x AS (SELECT 1) SELECT $$delete$$, E'it\\'s' FROM x",
         "SELECT created_at, last_update FROM b WHERE note LIKE '%x%' AND t::date > '2020-01-01'",
     ],
 )
 def test_one_select_is_taken_as_it_is(query: str) -> None:
-    assert check_select(query) == query.strip().removesuffix(";")
+    assert check_select(query) == query.strip().rstrip("; ")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +116,24 @@ def test_one_select_is_taken_as_it_is(query: str) -> None:
         "SELECT 'open",
         "SELECT 1 /* open",
         "SELECT /* a /* b */ ; DROP TABLE notes */ 1",
+        "SELECT /* a /* b */ 1 */ 1",
+        "-- x\rCOPY (\nSELECT 1\n-- \r) TO PROGRAM 'sh'",
+        "SELECT a$x$, id FROM notes FOR UPDATE AS b$x$",
+        *ENDING_THE_TRANSACTION,
     ],
 )
 def test_anything_but_one_select_is_refused_before_a_connection(query: str) -> None:
     with pytest.raises(ConfigError, match="expected one SELECT"):
         check_select(query)
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT 'a;b'", 'SELECT 1 AS "a;b"', "SELECT 1 -- a;b", "SELECT $$;$$", "SELECT 1;2"]
+)
+def test_a_semicolon_is_refused_wherever_it_stands(query: str) -> None:
+    with pytest.raises(ConfigError, match="a semicolon before its end") as caught:
+        check_select(query)
+    assert "not even in a string" in caught.value.hint
 
 
 # ── the address and the password ───────────────────────────────────────────────────────────────
@@ -340,6 +364,15 @@ def test_a_role_that_can_write_is_kept_from_it(server: Server, user: str) -> Non
         with pytest.raises(ConfigError):
             list(connector.records())
     assert len(read(postgres(server))) == 3000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query", ENDING_THE_TRANSACTION)
+def test_a_query_that_ends_the_transaction_writes_nothing(server: Server, query: str) -> None:
+    written = json.dumps(query)
+    error = refused(postgres(server, f"query = {written}", "writer"))
+    assert "a semicolon before its end" in str(error)
+    assert server.run("SELECT count(*) FROM notes") == 3000
 
 
 @pytest.mark.slow
