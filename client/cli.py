@@ -24,7 +24,7 @@ from client.masking.arguments import add_arguments
 from privacy import console
 from privacy.audit.entry import Event, format_time
 from privacy.dp.config import Unit
-from privacy.errors import ConfigError, MaskingError, PlanRefusedError
+from privacy.errors import ConfigError, PlanRefusedError, RecallError
 from privacy.pki.authority import load_tls_key
 from privacy.pki.enrolment import make_request, read_kit, read_request
 from privacy.plan import RunPlan
@@ -312,7 +312,8 @@ def _decide(
 
     Raises:
       PlanRuleError: This site's policy, its budget or the person refuses it.
-      ConfigError: The person decided nothing.
+      ConfigError: The person decided nothing, or a setting or a key cannot be used.
+      MaskingError: The recognisers cannot be built.
     """
     from client.policy import PlanRuleError, check_budget, check_plan
 
@@ -329,18 +330,23 @@ def _check_masking(plan: RunPlan, config: SiteConfig, home: SiteHome) -> None:
     """Mask the planted examples now: what fails here would fail in each round, and spend it.
 
     Raises:
-      PlanRuleError: Too few are found, or a key is missing.
+      PlanRuleError: Too few are found.
+      ConfigError: The site's own notes cannot be read, or a key is missing.
+      MaskingError: The recognisers cannot be built or failed.
     """
     # Imported where it is needed: recognisers take seconds to load.
     from client.dataset import pass_canaries
     from client.policy import PlanRuleError
     from privacy.masking.detect import Detector
 
+    # Only recall is a reason to refuse: what a person here can repair must not end up signed in
+    # the evidence as a decision.
+    if plan.masking.mode == "surrogate":
+        home.surrogate_key()
+    detector = Detector(plan.masking, ner=config.masking.ner)
     try:
-        if plan.masking.mode == "surrogate":
-            home.surrogate_key()
-        pass_canaries(Detector(plan.masking, ner=config.masking.ner), config, plan)
-    except (MaskingError, ConfigError) as error:
+        pass_canaries(detector, config, plan)
+    except RecallError as error:
         raise PlanRuleError("recall-floor", str(error), hint=error.hint) from None
 
 

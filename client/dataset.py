@@ -188,7 +188,7 @@ def pass_canaries(detector: Detector, config: SiteConfig, plan: RunPlan) -> tupl
 
     Raises:
       ConfigError: The site's own notes cannot be read.
-      MaskingError: A type is found less often than the plan or this site demands; no record was
+      RecallError: A type is found less often than the plan or this site demands; no record was
         read.
     """
     notes = [note for language in plan.masking.languages for note in planted(language)]

@@ -8,6 +8,7 @@ FederationError
 │   └── ReplyRefusedError         a reply does not fit the plan and may not leave the site
 ├── BudgetExceededError    the next release would spend more than the site allows
 ├── MaskingError           personal data may still be present
+│   └── RecallError        too few of the planted examples are found
 ├── TrainingError          private training cannot start or did not end
 ├── TransportError         the other side cannot be reached
 ├── WireError              a message is malformed, replayed or from the wrong party
@@ -85,6 +86,10 @@ class BudgetExceededError(FederationError):
 
 class MaskingError(FederationError):
     """Personal data may still be present."""
+
+
+class RecallError(MaskingError):
+    """Too few of the planted examples are found."""
 
 
 class TrainingError(FederationError):

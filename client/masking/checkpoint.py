@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from client.masking.private import open_private, replace_private
 from client.masking.rows import RowStats
 from privacy.durable import sync_folder
 from privacy.errors import ConfigError
@@ -41,15 +42,18 @@ class Output:
         """Begin, or go on where an earlier start ended.
 
         Raises:
-          ConfigError: The output exists, another process writes it, or it was begun with other
-            settings.
+          ConfigError: The output exists or cannot be written, another process writes it, or it
+            was begun with other settings.
         """
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
         self._done = path.with_name(path.name + ".partial.done")
-        if path.exists():
+        if os.path.lexists(path):
             raise ConfigError(f"{path} exists already", hint="choose another --output")
-        descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = open_private(self._partial, os.O_RDWR)
+        except OSError as error:
+            raise ConfigError(f"cannot write {self._partial}: {error.strerror}") from None
         self._file = os.fdopen(descriptor, "r+b")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,7 +152,7 @@ class Output:
                 "num_masked": dict(self.stats.num_masked),
             },
         }
-        _replace_private(self._done, json.dumps(state).encode())
+        replace_private(self._done, json.dumps(state).encode())
         self._uncommitted, self._committed_at = 0, time.monotonic()
 
     def finish(self) -> None:
@@ -158,14 +162,3 @@ class Output:
         # A crash here leaves a whole output and a note that nobody needs.
         self._done.unlink()
         sync_folder(self._path.resolve().parent)
-
-
-def _replace_private(path: Path, content: bytes) -> None:
-    """As `privacy.durable.replace_file`, with mode 0600 from the first byte."""
-    beside = path.with_name(path.name + ".new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    beside.replace(path)

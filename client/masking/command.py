@@ -12,7 +12,7 @@ from client import dataset
 from client.home import SiteHome
 from client.masking.arguments import DEFAULT_PREVIEW
 from client.masking.checkpoint import Output
-from client.masking.preview import Row, as_page, as_terminal, write_page
+from client.masking.preview import Row, as_page, as_terminal, refuse_existing, write_page
 from client.masking.rows import Piece, RowMasker, RowSettings, RowStats
 from client.masking.stream import InputFile, Progress, as_lines, mask_lines, num_cores
 from privacy import console
@@ -107,6 +107,8 @@ def _default_field(line: bytes) -> str:
 def _preview(
     args: argparse.Namespace, settings: RowSettings, lines: Iterator[bytes], num_rows: int
 ) -> None:
+    if args.html:
+        refuse_existing(args.html)
     masker = RowMasker(settings)
     rows: list[Row] = []
     filled = ((n, line) for n, line in enumerate(lines, start=1) if line.strip())

@@ -10,8 +10,10 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from client.masking.private import replace_private
 from client.masking.rows import Piece
 from privacy.compliance.markup import Html, join, tag
+from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES
 
 _GAP = "  │  "
@@ -156,9 +158,23 @@ def _marked(text: str, piece: Piece) -> Html:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write the page for its owner only (mode 0600)."""
-    partial = path.with_name(path.name + ".new")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as opened:
-        opened.write(page)
-    partial.replace(path)
+    """Write the page for its owner only (mode 0600).
+
+    Raises:
+      ConfigError: Something stands there already, the input perhaps, or it cannot be written.
+    """
+    refuse_existing(path)
+    try:
+        replace_private(path, page.encode(errors="backslashreplace"))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def refuse_existing(path: Path) -> None:
+    """Check that nothing has the page's name.
+
+    Raises:
+      ConfigError: Something has, a link that leads nowhere included.
+    """
+    if os.path.lexists(path):
+        raise ConfigError(f"{path} exists already", hint="choose another --html")

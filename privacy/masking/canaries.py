@@ -24,7 +24,7 @@ from pathlib import Path
 
 import rfc8785
 
-from privacy.errors import ConfigError, MaskingError
+from privacy.errors import ConfigError, RecallError
 from privacy.masking.config import ENTITY_TYPES, LANGUAGES
 from privacy.masking.mask import Span
 from privacy.masking.planted import chinese, english
@@ -170,10 +170,10 @@ def check_recall(recalls: Sequence[Recall], floor: float) -> None:
     """Check that every type is found often enough.
 
     Raises:
-      MaskingError: One is below the floor, or nothing was measured. Names the worst.
+      RecallError: One is below the floor, or nothing was measured. Names the worst.
     """
     if not recalls:
-        raise MaskingError(
+        raise RecallError(
             "expected planted examples of the plan's types, got none",
             hint="ask for a plan whose types are planted in its languages",
         )
@@ -182,7 +182,7 @@ def check_recall(recalls: Sequence[Recall], floor: float) -> None:
         worst = low[0]
         others = f" and {len(low) - 1} more below" if len(low) > 1 else ""
         begin, end = worst.interval
-        raise MaskingError(
+        raise RecallError(
             f"expected at least {floor:g} of planted {worst.entity_type} ({worst.source}) to be"
             f" masked, got {worst.share:.3f} [{begin:.3f}, {end:.3f}],"
             f" {worst.num_found} of {worst.num_planted}{others}",

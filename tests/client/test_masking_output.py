@@ -123,6 +123,23 @@ def test_every_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
+def test_a_file_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    partial = tmp_path / "out.jsonl.partial"
+    partial.chmod(0o644)
+    work(path, LINES)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_rows_are_not_written_through_a_planted_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (tmp_path / "out.jsonl.partial").symlink_to(other)
+    with pytest.raises(ConfigError, match="cannot write"):
+        Output(tmp_path / "out.jsonl", SETTINGS)
+    assert other.read_text() == "mine"
+
+
 def test_slow_work_is_committed_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock: Iterator[float] = iter([0.0, 1.0, 3.0, 3.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))

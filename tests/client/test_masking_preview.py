@@ -1,16 +1,20 @@
 """What is shown of a record acts on neither terminal nor browser."""
 
+import errno
+import os
 import re
 import stat
 import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.masking.preview import as_page, as_terminal, write_page
 from client.masking.rows import Piece
+from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES
 
 HOSTILE = (
@@ -93,8 +97,42 @@ def test_the_page_escapes_records_and_loads_nothing() -> None:
 
 def test_the_page_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "p.html"
-    path.write_text("old")
-    path.chmod(0o644)
+    left = tmp_path / "p.html.new"
+    left.write_text("of a crash")
+    left.chmod(0o644)
     write_page(path, as_page([("x", PIECES)], "lone \ud800"))
+    assert not left.exists()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "[PHONE]" in path.read_text()
+
+
+def test_a_page_replaces_nothing(tmp_path: Path) -> None:
+    path, link = tmp_path / "in.jsonl", tmp_path / "p.html"
+    path.write_text("records")
+    link.symlink_to(tmp_path / "nowhere")
+    for taken in (path, link):
+        with pytest.raises(ConfigError, match="exists already"):
+            write_page(taken, "page")
+    assert path.read_text() == "records"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_page_is_not_written_through_a_planted_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (tmp_path / "p.html.new").symlink_to(other)
+    write_page(tmp_path / "p.html", "page")
+    assert other.read_text() == "mine"
+    assert not (tmp_path / "p.html").is_symlink()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        write_page(tmp_path / "p.html", "page")
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import pytest
 
 import client.cli
 import server.cli
+from client.home import SiteHome
 from privacy import transit
 from privacy.audit.entry import Event, parse_entry
 from privacy.audit.verify import verify_log
@@ -73,6 +74,18 @@ def test_a_federation_is_made_enrolled_and_asked(
         assert client.cli.main(["approve-plan", "--yes", "--json", *home]) == 0
         assert json.loads(capsys.readouterr().out) == {"plan": plan.digest, "approved": True}
         assert client.cli.main(["approve-plan", "--refuse", "--home", str(folder / "b")]) == 0
+        # What a person can repair is no refusal: nothing is decided and nothing is signed.
+        settings = folder / "c" / "site.toml"
+        sound = settings.read_text()
+        wrong = sound.replace('labelled_notes = ""', 'labelled_notes = "mistyped.jsonl"')
+        settings.write_text(wrong)
+        assert client.cli.main(["approve-plan", "--yes", "--home", str(folder / "c")]) == 1
+        assert "masking.labelled_notes" in capsys.readouterr().err
+        journal = SiteHome(folder / "c").journal()
+        assert journal.decision(plan.digest) is None
+        assert journal.lines() == []
+        journal.close()
+        settings.write_text(sound)
         # Nobody said yes, and nobody is there to ask.
         assert client.cli.main(["approve-plan", "--home", str(folder / "c")]) == 1
         capsys.readouterr()
