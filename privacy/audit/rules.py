@@ -271,6 +271,13 @@ class Rules:
             mechanism.delta <= said["delta"] < 1,
             f"expected a delta from the plan's {mechanism.delta:g} to 1, got {said['delta']:g}",
         )
+        # At a delta of 1 / n a mechanism may publish one whole record, and near 1 any epsilon holds.
+        num_units = plan.share(entry.party).num_units
+        _need(
+            said["delta"] < 1 / num_units,
+            f"expected a delta below 1 / {num_units}, the plan's units of {entry.party}, got"
+            f" {said['delta']:g}",
+        )
         _need(len(prior) <= MAX_PRIOR, f"expected at most {MAX_PRIOR} earlier releases")
         others = [
             (other, known)

@@ -160,15 +160,22 @@ def _dp(evidence: Evidence, words: Words) -> Finding:
     if not spenders:
         return Finding(Shown.NOTHING, words("No privacy budget was spent."))
     last = [site.spends[-1] for site in spenders]
-    most = max(last, key=lambda spend: spend.epsilon_total)
     within = all(spend.epsilon_total <= spend.budget_epsilon for spend in last)
+    # Epsilons at unequal deltas have no order, so no site's stands for the others'.
+    figures = [
+        words(
+            "{site} {epsilon} at delta {delta}, budget {budget}",
+            site=site.name,
+            epsilon=f"{spend.epsilon_total:.3f}",
+            delta=f"{spend.delta:g}",
+            budget=f"{spend.budget_epsilon:g}",
+        )
+        for site, spend in zip(spenders, last, strict=True)
+    ]
     text = words(
-        "Epsilon recomputed for {n} institutions over all of their ledgers; at most {epsilon} at"
-        " delta {delta}, budget {budget}.",
+        "Epsilon recomputed for {n} institutions over all of their ledgers: {figures}.",
         n=len(spenders),
-        epsilon=f"{most.epsilon_total:.3f}",
-        delta=f"{most.delta:g}",
-        budget=f"{most.budget_epsilon:g}",
+        figures="; ".join(figures),
     )
     if not within:
         text += " " + words("One institution is over its own budget.")

@@ -415,6 +415,8 @@ def test_a_31st_round_of_30_is_found(tmp_path: Path) -> None:
         ("sample_rate", 0.09, "of the plan"),
         ("num_steps", 5, "of the plan"),
         ("delta", 1e-6, "expected a delta"),
+        ("delta", 1 / 400, "expected a delta below 1 / 400"),
+        ("delta", 0.999, "expected a delta below 1 / 400"),
     ],
 )
 def test_a_figure_that_does_not_follow_is_found(
