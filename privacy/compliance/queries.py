@@ -12,6 +12,7 @@ from types import MappingProxyType
 from privacy.audit.entry import Event
 from privacy.compliance.evidence import Evidence, SiteEvidence
 from privacy.compliance.words import Words
+from privacy.masking.canaries import set_digest
 
 
 class Shown(StrEnum):
@@ -120,7 +121,7 @@ def _revocations(evidence: Evidence, words: Words) -> Finding:
 
 def _masking(evidence: Evidence, words: Words) -> Finding:
     senders = _senders(evidence)
-    masked = [site for site in senders if site.masked_in]
+    masked = [site for site in senders if site.masked_in and not site.unmasked]
     if not masked:
         return Finding(Shown.NOTHING, words("No institution wrote that it masked records."))
     text = words(
@@ -136,7 +137,7 @@ def _masking(evidence: Evidence, words: Words) -> Finding:
 
 def _recall(evidence: Evidence, words: Words) -> Finding:
     senders = _senders(evidence)
-    measured = [site for site in senders if site.recalls]
+    measured = [site for site in senders if site.recalls and not site.unmasked]
     recalls = [recall for site in measured for recall in site.recalls]
     if not recalls:
         return Finding(Shown.NOTHING, words("No recall of planted examples is in the log."))
@@ -151,8 +152,13 @@ def _recall(evidence: Evidence, words: Words) -> Finding:
         low=f"{worst.interval[0]:.2f}",
         high=f"{worst.interval[1]:.2f}",
     )
-    entries = tuple(site.masked_in[-1] for site in measured)
-    return Finding(_share(len(measured), len(senders)), text, entries)
+    entries = tuple(number for site in measured for number in site.masked_in)
+    shown = _share(len(measured), len(senders))
+    if any(run.plan.canaries != set_digest() for run in evidence.runs.values()):
+        # Of such a set only the digest is known: whether a type was left out, nobody checked.
+        text += " " + words("A plan names planted examples that this version does not have.")
+        shown = Shown.PARTLY
+    return Finding(shown, text, entries)
 
 
 def _dp(evidence: Evidence, words: Words) -> Finding:
@@ -210,7 +216,7 @@ def _refusals(evidence: Evidence, words: Words) -> Finding:
 
 def _self_tests(evidence: Evidence, words: Words) -> Finding:
     senders = _senders(evidence)
-    tested = [site for site in senders if site.self_tests]
+    tested = [site for site in senders if site.self_tests and not site.untested]
     if not tested:
         return Finding(Shown.NOTHING, words("No self-test is in the log."))
     text = words(
