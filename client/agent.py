@@ -703,7 +703,6 @@ class Agent:
         if start == self._noted_start or "masking" not in local:
             return
         recall = _checked_recall(plan, local["canaries"])
-        self._noted_start = start
         self._journal.record(
             Event.DATA_MASKED,
             {"plan": plan.digest, "canaries": plan.canaries},
@@ -712,6 +711,8 @@ class Agent:
             commitment=self._journal.commit_to(local["masking"]),
         )
         self._journal.record(Event.SELF_TEST_PASSED, {"plan": plan.digest})
+        # Last: what could not be written is written at the next answer, or no update may leave.
+        self._noted_start = start
 
     def _surrogate_key(self, plan: RunPlan) -> dict[str, str]:
         """The key for the child, where the plan needs it."""

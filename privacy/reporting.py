@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -205,7 +204,7 @@ def _sheet(args: argparse.Namespace, regimes: list[Regime], log: VerifiedLog) ->
     if args.declarations.name not in named:
         raise VerificationError(f"{args.declarations.name} is not what was signed")
     check_files(args.declarations.parent, named)
-    return replace(sheet, signed_by=fingerprint(args.declared_by))
+    return sheet.signed(fingerprint(args.declared_by))
 
 
 def _seal_of(path: Path) -> Path:

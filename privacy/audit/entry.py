@@ -236,10 +236,11 @@ FORMS: Mapping[Event, Form] = {
     Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}),
     Event.DATA_MASKED: _site(
         # Recall is of planted examples, so it depends on no record.
-        optional=("plan", "canaries"),
+        "plan",
+        "canaries",
         fields={"entity_types": ENTITY_TYPES, "recall": RECALL, "commitment": DIGEST},
     ),
-    Event.SELF_TEST_PASSED: _site(optional=("plan",)),
+    Event.SELF_TEST_PASSED: _site("plan"),
     Event.BUDGET_RESERVED: _site("plan", fields=_SPEND),
     Event.BUDGET_COMMITTED: _site("plan", optional=("update",), fields=_SPEND),
     Event.BUDGET_REFUSED: _site(

@@ -59,6 +59,7 @@ class Rules:
         self._revoked: set[str] = set()
         self._approved: dict[str, set[str]] = {}
         self._runs: dict[str, str] = {}
+        self._masked: dict[str, set[str]] = {}
         self._reserved: dict[str, dict[_Round, Entry]] = {}
         self._committed: dict[str, dict[_Round, Entry]] = {}
         self._sent: dict[str, dict[_Round, str]] = {}
@@ -194,33 +195,33 @@ class Rules:
         return started, run_id, server_round
 
     def _data_masked(self, entry: Entry) -> None:
-        digest = entry.subjects.get("plan")
-        if digest is not None:
-            plan = self.plans[digest]
-            expected = list(plan.masking.entity_types)
+        digest = entry.subjects["plan"]
+        plan = self.plans[digest]
+        expected = list(plan.masking.entity_types)
+        _need(
+            entry.predicate["entity_types"] == expected,
+            f"expected {len(expected)} entity types to be masked, as the plan says",
+        )
+        _need(
+            entry.subjects["canaries"] == plan.canaries,
+            "expected the planted examples of the plan to be looked for",
+        )
+        recalls = parse_recalls(entry.predicate["recall"])
+        if plan.canaries == set_digest():
+            # A type that is not named is one that nobody looked for. Of another version's set
+            # only the digest is known here.
             _need(
-                entry.predicate["entity_types"] == expected,
-                f"expected {len(expected)} entity types to be masked, as the plan says",
+                {(found.entity_type, found.source): found.num_planted for found in recalls}
+                == num_planted(plan.masking.languages, expected),
+                "expected recall of each planted type and language, and of all examples",
             )
+        for recall in recalls:
             _need(
-                entry.subjects.get("canaries") == plan.canaries,
-                "expected the planted examples of the plan to be looked for",
+                recall.entity_type in expected and recall.share >= plan.masking.recall_floor,
+                f"expected recall of {recall.entity_type} at or above the plan's floor of"
+                f" {plan.masking.recall_floor:g}, got {recall.share:.3f}",
             )
-            recalls = parse_recalls(entry.predicate["recall"])
-            if plan.canaries == set_digest():
-                # A type that is not named is one that nobody looked for. Of another version's
-                # set only the digest is known here.
-                _need(
-                    {(found.entity_type, found.source): found.num_planted for found in recalls}
-                    == num_planted(plan.masking.languages, expected),
-                    "expected recall of each planted type and language, and of all examples",
-                )
-            for recall in recalls:
-                _need(
-                    recall.entity_type in expected and recall.share >= plan.masking.recall_floor,
-                    f"expected recall of {recall.entity_type} at or above the plan's floor of"
-                    f" {plan.masking.recall_floor:g}, got {recall.share:.3f}",
-                )
+        self._masked.setdefault(entry.party, set()).add(digest)
 
     def _budget_reserved(self, entry: Entry) -> None:
         site, place = entry.party, self._round(entry)
@@ -271,6 +272,13 @@ class Rules:
             mechanism.delta <= said["delta"] < 1,
             f"expected a delta from the plan's {mechanism.delta:g} to 1, got {said['delta']:g}",
         )
+        # At a delta of 1 / n a mechanism may publish one whole record; near 1 any epsilon holds.
+        num_units = plan.share(entry.party).num_units
+        _need(
+            said["delta"] < 1 / num_units,
+            f"expected a delta below 1 / {num_units}, the plan's units of {entry.party}, got"
+            f" {said['delta']:g}",
+        )
         _need(len(prior) <= MAX_PRIOR, f"expected at most {MAX_PRIOR} earlier releases")
         others = [
             (other, known)
@@ -317,6 +325,10 @@ class Rules:
         _need(
             site in self._approved.get(place[0], set()),
             f"expected {site} to approve the plan before it sends an update under it",
+        )
+        _need(
+            place[0] in self._masked.get(site, set()),
+            f"expected {site} to say how it masked its records before it sends an update",
         )
         committed = self._committed.get(site, {}).get(place)
         _need(

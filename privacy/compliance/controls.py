@@ -92,12 +92,18 @@ def assess(
 
 
 def status(covers: str, findings: Iterable[Finding], declaration: Declaration | None) -> Status:
-    """The status of a control; a person's word never becomes evidence, only stands beside it."""
-    if declaration is not None and not declaration.applies:
-        return Status.NOT_APPLICABLE
+    """The status of a control; a person's word never becomes evidence, only stands beside it.
+
+    Nor does it take evidence away: a control of which the log shows something applies. That one
+    does not apply is believed of a signed sheet only.
+    """
     shown = [finding.shown for finding in findings]
     if covers == "whole" and shown and all(this is Shown.SHOWN for this in shown):
         return Status.EVIDENCED
     if covers != "nothing" and any(this is not Shown.NOTHING for this in shown):
         return Status.PARTLY
-    return Status.DECLARED if declaration is not None else Status.NO_EVIDENCE
+    if declaration is None:
+        return Status.NO_EVIDENCE
+    if declaration.signed and not declaration.applies:
+        return Status.NOT_APPLICABLE
+    return Status.DECLARED

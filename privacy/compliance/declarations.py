@@ -8,7 +8,7 @@ names a log, it must be the one of the report: a word given about one run is not
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -29,11 +29,13 @@ class Declaration:
       control: Its id.
       applies: False says that it does not apply here.
       statement: What is declared, or why it does not apply.
+      signed: Whether the signature of the sheet was checked.
     """
 
     control: str
     applies: bool
     statement: str
+    signed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +59,11 @@ class Sheet:
     date: date
     declarations: Mapping[str, Declaration]
     signed_by: str = ""
+
+    def signed(self, key: str) -> "Sheet":
+        """The sheet, once its signature by the key of this fingerprint was checked."""
+        rows = {id_: replace(row, signed=True) for id_, row in self.declarations.items()}
+        return replace(self, declarations=rows, signed_by=key)
 
 
 def read_sheet(path: Path, controls: Iterable[str]) -> Sheet:

@@ -60,8 +60,12 @@ class SiteEvidence:
       num_units: What it declared in public.
       masked: Entity types that it masked; empty when it said nothing of it.
       masked_in: Entries that say so.
-      recalls: What it said last of planted examples.
+      recalls_of: Plan -> type and language -> the lowest that it said of planted examples.
       self_tests: Entries that say that its self-test passed.
+      masked_plans: Plans for which it said that it masked.
+      tested_plans: Plans for which it said that its self-test passed.
+      unmasked: Plans of which an update left before it said that it had masked.
+      untested: Plans of which an update left before it said that its self-test had passed.
       approved: Entries with which it approved plans.
       spends: Budget committed, in order.
       sent: Entries of updates that left.
@@ -77,13 +81,25 @@ class SiteEvidence:
     num_units: int = 0
     masked: tuple[str, ...] = ()
     masked_in: list[int] = field(default_factory=list)
-    recalls: tuple[Recall, ...] = ()
+    recalls_of: dict[str, dict[tuple[str, str], Recall]] = field(default_factory=dict)
     self_tests: list[int] = field(default_factory=list)
+    masked_plans: set[str] = field(default_factory=set)
+    tested_plans: set[str] = field(default_factory=set)
+    unmasked: set[str] = field(default_factory=set)
+    untested: set[str] = field(default_factory=set)
     approved: list[int] = field(default_factory=list)
     spends: list[Spend] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
     bytes_sent: int = 0
     accepted: list[int] = field(default_factory=list)
+
+    @property
+    def recalls(self) -> tuple[Recall, ...]:
+        """The lowest of each type and language, over all plans."""
+        lowest: dict[tuple[str, str], Recall] = {}
+        for said in self.recalls_of.values():
+            _keep_lowest(lowest, said.values())
+        return tuple(lowest.values())
 
 
 @dataclass(kw_only=True, slots=True)
@@ -231,16 +247,18 @@ def gather(log: VerifiedLog) -> Evidence:
 
 
 def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
-    said = entry.predicate
+    said, plan = entry.predicate, entry.subjects.get("plan", "")
     match entry.event:
         case Event.PLAN_APPROVED:
             site.approved.append(index)
         case Event.DATA_MASKED:
             site.masked = tuple(said["entity_types"])
             site.masked_in.append(index)
-            site.recalls = tuple(parse_recalls(said["recall"]))
+            site.masked_plans.add(plan)
+            _keep_lowest(site.recalls_of.setdefault(plan, {}), parse_recalls(said["recall"]))
         case Event.SELF_TEST_PASSED:
             site.self_tests.append(index)
+            site.tested_plans.add(plan)
         case Event.BUDGET_COMMITTED:
             spend = Spend(
                 run_id=said["run_id"],
@@ -258,8 +276,19 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
         case Event.UPDATE_SENT:
             site.sent.append(index)
             site.bytes_sent += said["update_bytes"]
+            if plan not in site.masked_plans:
+                site.unmasked.add(plan)
+            if plan not in site.tested_plans:
+                site.untested.add(plan)
         case _:
             pass
+
+
+def _keep_lowest(lowest: dict[tuple[str, str], Recall], said: Iterable[Recall]) -> None:
+    for recall in said:
+        key = (recall.entity_type, recall.source)
+        if key not in lowest or recall.share < lowest[key].share:
+            lowest[key] = recall
 
 
 def _add_of_coordinator(evidence: Evidence, entry: Entry, index: int) -> None:

@@ -172,7 +172,7 @@ def _recall(evidence: Evidence, page: Page) -> Html:
                 figure,
                 interval_bar(low, share, high, floor, f"{kind}: {figure}"),
                 ", ".join(site.name for site in sayers),
-                page.refs([site.masked_in[-1] for site in sayers]),
+                page.refs([number for site in sayers for number in site.masked_in]),
             ]
         )
     return join(

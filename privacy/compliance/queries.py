@@ -12,6 +12,7 @@ from types import MappingProxyType
 from privacy.audit.entry import Event
 from privacy.compliance.evidence import Evidence, SiteEvidence
 from privacy.compliance.words import Words
+from privacy.masking.canaries import set_digest
 
 
 class Shown(StrEnum):
@@ -120,7 +121,7 @@ def _revocations(evidence: Evidence, words: Words) -> Finding:
 
 def _masking(evidence: Evidence, words: Words) -> Finding:
     senders = _senders(evidence)
-    masked = [site for site in senders if site.masked_in]
+    masked = [site for site in senders if site.masked_in and not site.unmasked]
     if not masked:
         return Finding(Shown.NOTHING, words("No institution wrote that it masked records."))
     text = words(
@@ -136,7 +137,7 @@ def _masking(evidence: Evidence, words: Words) -> Finding:
 
 def _recall(evidence: Evidence, words: Words) -> Finding:
     senders = _senders(evidence)
-    measured = [site for site in senders if site.recalls]
+    measured = [site for site in senders if site.recalls and not site.unmasked]
     recalls = [recall for site in measured for recall in site.recalls]
     if not recalls:
         return Finding(Shown.NOTHING, words("No recall of planted examples is in the log."))
@@ -151,8 +152,13 @@ def _recall(evidence: Evidence, words: Words) -> Finding:
         low=f"{worst.interval[0]:.2f}",
         high=f"{worst.interval[1]:.2f}",
     )
-    entries = tuple(site.masked_in[-1] for site in measured)
-    return Finding(_share(len(measured), len(senders)), text, entries)
+    entries = tuple(number for site in measured for number in site.masked_in)
+    shown = _share(len(measured), len(senders))
+    if any(run.plan.canaries != set_digest() for run in evidence.runs.values()):
+        # Of such a set only the digest is known: whether a type was left out, nobody checked.
+        text += " " + words("A plan names planted examples that this version does not have.")
+        shown = Shown.PARTLY
+    return Finding(shown, text, entries)
 
 
 def _dp(evidence: Evidence, words: Words) -> Finding:
@@ -160,15 +166,22 @@ def _dp(evidence: Evidence, words: Words) -> Finding:
     if not spenders:
         return Finding(Shown.NOTHING, words("No privacy budget was spent."))
     last = [site.spends[-1] for site in spenders]
-    most = max(last, key=lambda spend: spend.epsilon_total)
     within = all(spend.epsilon_total <= spend.budget_epsilon for spend in last)
+    # Epsilons at unequal deltas have no order, so no site's stands for the others'.
+    figures = [
+        words(
+            "{site} {epsilon} at delta {delta}, budget {budget}",
+            site=site.name,
+            epsilon=f"{spend.epsilon_total:.3f}",
+            delta=f"{spend.delta:g}",
+            budget=f"{spend.budget_epsilon:g}",
+        )
+        for site, spend in zip(spenders, last, strict=True)
+    ]
     text = words(
-        "Epsilon recomputed for {n} institutions over all of their ledgers; at most {epsilon} at"
-        " delta {delta}, budget {budget}.",
+        "Epsilon recomputed for {n} institutions over all of their ledgers: {figures}.",
         n=len(spenders),
-        epsilon=f"{most.epsilon_total:.3f}",
-        delta=f"{most.delta:g}",
-        budget=f"{most.budget_epsilon:g}",
+        figures="; ".join(figures),
     )
     if not within:
         text += " " + words("One institution is over its own budget.")
@@ -203,7 +216,7 @@ def _refusals(evidence: Evidence, words: Words) -> Finding:
 
 def _self_tests(evidence: Evidence, words: Words) -> Finding:
     senders = _senders(evidence)
-    tested = [site for site in senders if site.self_tests]
+    tested = [site for site in senders if site.self_tests and not site.untested]
     if not tested:
         return Finding(Shown.NOTHING, words("No self-test is in the log."))
     text = words(

@@ -188,7 +188,8 @@ def _tiles(evidence: Evidence, page: Page) -> Html:
             page, f"{num_sent}", say("updates left institutions, {size} in all", size=num_bytes)
         ),
     ]
-    if spends:
+    # Epsilons at unequal deltas have no order: then none of them is the most.
+    if len({spend.delta for spend in spends}) == 1:
         most = max(spends, key=lambda spend: spend.epsilon_total)
         tiles.append(
             _tile(

@@ -53,6 +53,12 @@ NOT_COVERED = (
     " size of its messages;",
     "the set of labels, and figures measured on held-out units, as far as a site hands them over;",
     "anything a site publishes by other means, and budgets that it spends outside this ledger;",
+    "a person who is a patient or customer of two institutions, or stands under two ids, who"
+    " is protected once for each;",
+    "what one unit moves in the gradients of its batch mates where two experts are nearly"
+    " tied: it is measured by the self-test and not bounded by proof;",
+    "a site folder put back from a copy, which lets a round be trained and sent a second time;",
+    "how long evaluation takes, which depends on held-out records;",
     "harm from what is true of a population at large, which a model may learn with or without"
     " any one person.",
 )

@@ -6,8 +6,10 @@ multiplier of their arguments, because
 
 - every unit is drawn independently of all others, by the operating system's generator;
 - what a unit adds to the sum has a norm of at most `clip_norm` over all trained values together,
-  however many examples it has, and depends on nothing but that unit and the weights (up to the
-  rounding of float32 where units share a pass; in narrower types none does);
+  however many examples it has, and depends on nothing but that unit and the weights (in float32,
+  where units share a pass, up to rounding: where two experts are nearly tied, rounding that
+  depends on the other units may choose another expert, which the self-test measures and nothing
+  here bounds; the option `alone` excludes it; in narrower types no units share a pass);
 - the noise has standard deviation `noise_multiplier * clip_norm` in every trained coordinate,
   comes from the operating system's generator, and is added also when nobody was drawn;
 - a coordinate that a site of a lower rank does not train is zero, whoever was drawn;

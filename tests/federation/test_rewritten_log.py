@@ -195,7 +195,12 @@ def test_a_deleted_entry_is_named(log: Evidence, signed: bool) -> None:
 def test_an_inserted_entry_is_named(log: Evidence, signed: bool) -> None:
     lines = log.lines
     extra = make_entry(
-        SigningKey.generate(), "a", Event.SELF_TEST_PASSED, sequence=0, at=AT, subjects={}
+        SigningKey.generate(),
+        "a",
+        Event.SELF_TEST_PASSED,
+        sequence=0,
+        at=AT,
+        subjects={"plan": "sha256:" + "0" * 64},
     )
     assert attack(log, [*lines[:15], extra, *lines[15:]], signed=signed) == 15
 

@@ -341,12 +341,21 @@ def test_another_spelling_of_the_same_entry_is_refused() -> None:
 
 def test_times_are_utc_and_aware() -> None:
     east = AT.astimezone(timezone(timedelta(hours=8)))
+    version = {"version": "0.1.0"}
     lines = [
-        make_entry(KEY, "bank_a", Event.SELF_TEST_PASSED, sequence=0, at=at) for at in (AT, east)
+        make_entry(KEY, "bank_a", Event.AGENT_STARTED, sequence=0, at=at, predicate=version)
+        for at in (AT, east)
     ]
     assert lines[0] == lines[1]
     with pytest.raises(ValueError, match="without a zone"):
-        make_entry(KEY, "bank_a", Event.SELF_TEST_PASSED, sequence=0, at=AT.replace(tzinfo=None))
+        make_entry(
+            KEY,
+            "bank_a",
+            Event.AGENT_STARTED,
+            sequence=0,
+            at=AT.replace(tzinfo=None),
+            predicate=version,
+        )
 
 
 def test_a_commitment_hides_until_its_salt_is_shown() -> None:

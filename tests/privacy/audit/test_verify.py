@@ -415,6 +415,8 @@ def test_a_31st_round_of_30_is_found(tmp_path: Path) -> None:
         ("sample_rate", 0.09, "of the plan"),
         ("num_steps", 5, "of the plan"),
         ("delta", 1e-6, "expected a delta"),
+        ("delta", 1 / 400, "expected a delta below 1 / 400"),
+        ("delta", 0.999, "expected a delta below 1 / 400"),
     ],
 )
 def test_a_figure_that_does_not_follow_is_found(
@@ -566,6 +568,41 @@ def test_training_below_the_plans_floor_or_on_another_set_is_found(
         commitment=digest("counts"),
     )
     assert first_bad(federation)[0] == bad
+
+
+def test_an_update_of_a_site_that_did_not_say_how_it_masked_is_found(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "log")
+    federation.begin()
+    federation.plan = make_plan(run="second")
+    federation.run_id = "8"
+    federation.offer()
+    for site in federation.sites:
+        federation.approve(site)
+    federation.start()
+    federation.reserve("bank_a", 1)
+    federation.commit("bank_a", 1)
+    bad = federation.send("bank_a", 1)
+    index, message = first_bad(federation)
+    assert index == bad
+    assert "how it masked" in message
+
+
+@pytest.mark.parametrize("left_out", ["plan", "canaries"])
+def test_masking_that_names_no_plan_or_no_examples_cannot_be_said(
+    federation: Federation, left_out: str
+) -> None:
+    federation.begin()
+    subjects = {"plan": federation.plan.digest, "canaries": federation.plan.canaries}
+    del subjects[left_out]
+    with pytest.raises(ValueError, match=f"missing {left_out}"):
+        federation.say(
+            "bank_a",
+            Event.DATA_MASKED,
+            subjects,
+            entity_types=list(federation.plan.masking.entity_types),
+            recall=[],
+            commitment=digest("counts"),
+        )
 
 
 def test_the_first_of_several_wrong_entries_is_named(finished: Federation) -> None:

@@ -43,7 +43,11 @@ def found(shown: Shown) -> Finding:
 
 
 declared = st.builds(
-    Declaration, control=st.just("x"), applies=st.booleans(), statement=st.just("so it is")
+    Declaration,
+    control=st.just("x"),
+    applies=st.booleans(),
+    statement=st.just("so it is"),
+    signed=st.booleans(),
 )
 
 
@@ -57,12 +61,15 @@ def test_nothing_but_evidence_of_the_whole_makes_a_control_evidenced(
 ) -> None:
     got = status(covers, findings, declaration)
     all_shown = bool(findings) and all(finding.shown is Shown.SHOWN for finding in findings)
-    applies = declaration is None or declaration.applies
-    assert (got is Status.EVIDENCED) == (covers == "whole" and all_shown and applies)
+    assert (got is Status.EVIDENCED) == (covers == "whole" and all_shown)
     if declaration is None:
         assert got not in (Status.DECLARED, Status.NOT_APPLICABLE)
-    elif not declaration.applies:
-        assert got is Status.NOT_APPLICABLE
+    without = status(covers, findings, None)
+    if without is not Status.NO_EVIDENCE:
+        assert got is without
+    elif declaration is not None:
+        refused = declaration.signed and not declaration.applies
+        assert got is (Status.NOT_APPLICABLE if refused else Status.DECLARED)
 
 
 def test_a_log_of_a_run_gives_each_status_its_due(log: VerifiedLog) -> None:
@@ -148,7 +155,11 @@ def test_a_declaration_is_shown_as_a_persons_word(log: VerifiedLog, tmp_path: Pa
     assessed = assess(gather(log), ALL[:1], read.declarations, EN)
     rows = {row_.control.id: row_.status for row_ in assessed[0].controls}
     assert rows["gdpr-35"] is Status.DECLARED
-    assert rows["gdpr-28-3"] is Status.NOT_APPLICABLE
+    assert rows["gdpr-28-3"] is Status.DECLARED
+    signed = assess(gather(log), ALL[:1], read.signed("key").declarations, EN)
+    assert {row_.control.id: row_.status for row_ in signed[0].controls} == rows | {
+        "gdpr-28-3": Status.NOT_APPLICABLE
+    }
     assert rows["gdpr-25-1"] is Status.PARTLY
     page = render_report(log, Extras(regimes=assessed, sheet=read), at=AT)
     assert "The assessment &lt;b&gt;no. 7&lt;/b&gt; is done." in page
