@@ -64,7 +64,7 @@ class Rules:
         self._committed: dict[str, dict[_Round, Entry]] = {}
         self._sent: dict[str, dict[_Round, str]] = {}
         self._accepted: dict[_Round, dict[str, str]] = {}
-        self._released: dict[str, int] = {}
+        self._released: dict[str, dict[int, str]] = {}
         self._checks: Mapping[Event, Callable[[Entry], None]] = {
             Event.SITE_ENROLLED: self._site_enrolled,
             Event.SITE_REVOKED: self._site_revoked,
@@ -223,8 +223,12 @@ class Rules:
             )
         self._masked.setdefault(entry.party, set()).add(digest)
 
+    def _check_active(self, site: str) -> None:
+        _need(site not in self._revoked, f"expected no act of {site}, which is revoked")
+
     def _budget_reserved(self, entry: Entry) -> None:
         site, place = entry.party, self._round(entry)
+        self._check_active(site)
         _need(
             site in self._approved.get(place[0], set()),
             f"expected {site} to approve the plan before it spends budget under it",
@@ -238,6 +242,7 @@ class Rules:
 
     def _budget_committed(self, entry: Entry) -> None:
         site, place = entry.party, self._round(entry)
+        self._check_active(site)
         reserved = self._reserved.get(site, {}).get(place)
         _need(
             reserved is not None, f"expected a reservation of round {place[2]} before its commit"
@@ -283,8 +288,13 @@ class Rules:
         others = [
             (other, known)
             for other, known in self._reserved.get(entry.party, {}).items()
-            if other != place and self.plans[other[0]].mechanism.unit == mechanism.unit
+            if other != place
         ]
+        # A site has one ledger, and a ledger one unit: of two, neither epsilon would count all.
+        _need(
+            all(self.plans[other[0]].mechanism.unit == mechanism.unit for other, _ in others),
+            f"expected one unit in the ledger of {entry.party}, got a second",
+        )
         known_steps = _count(
             calibrate.round_event(self.plans[known.subjects["plan"]].mechanism)
             for _, known in others
@@ -322,6 +332,7 @@ class Rules:
 
     def _update_sent(self, entry: Entry) -> None:
         site, place, update = entry.party, self._round(entry), entry.subjects["update"]
+        self._check_active(site)
         _need(
             site in self._approved.get(place[0], set()),
             f"expected {site} to approve the plan before it sends an update under it",
@@ -353,6 +364,10 @@ class Rules:
         site, place, update = entry.predicate["site"], self._round(entry), entry.subjects["update"]
         _need(site not in self._revoked, f"expected no update of {site}, which is revoked")
         _need(
+            place[2] not in self._released.get(place[1], {}),
+            f"expected no update in round {place[2]} behind its adapter",
+        )
+        _need(
             self._sent.get(site, {}).get(place) == update,
             f"expected an update that {site} sent in round {place[2]}, got another digest",
         )
@@ -374,22 +389,34 @@ class Rules:
             len(sites) >= needed, f"expected updates of at least {needed} sites, got {len(sites)}"
         )
         _need(
-            place[2] > self._released.get(place[1], 0),
+            place[2] > max(self._released.get(place[1], {}), default=0),
             f"expected one adapter a round, in order, got round {place[2]} again or late",
         )
-        self._released[place[1]] = place[2]
+        self._released.setdefault(place[1], {})[place[2]] = entry.subjects["adapter"]
 
     def _round_failed(self, entry: Entry) -> None:
-        self._round(entry)
+        place = self._round(entry)
+        _need(
+            place[2] not in self._released.get(place[1], {}),
+            f"expected no failure of round {place[2]}, whose adapter was released",
+        )
 
     def _run_finished(self, entry: Entry) -> None:
-        digest = self._runs.get(entry.predicate["run_id"])
+        run_id, num_rounds = entry.predicate["run_id"], entry.predicate["num_rounds"]
+        digest = self._runs.get(run_id)
         if digest is None:
             raise VerificationError("expected the end of a run that was started")
-        num_rounds = self.plans[digest].rounds.num_rounds
+        # A coordinator that a crash interrupts behind this entry goes on and writes it again.
+        released = self._released.get(run_id, {})
         _need(
-            entry.predicate["num_rounds"] <= num_rounds,
-            f"expected at most {num_rounds} rounds, as the plan says",
+            num_rounds == len(released),
+            f"expected {len(released)} rounds, one for each adapter that was released, got"
+            f" {num_rounds}",
+        )
+        last = released[max(released)] if released else self.plans[digest].initial_adapter
+        _need(
+            entry.subjects.get("adapter", last) == last,
+            "expected the run to end with the adapter released last, got another digest",
         )
 
 

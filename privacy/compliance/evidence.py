@@ -26,7 +26,9 @@ REFUSALS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spend:
-    """What one round cost one site, as its ledger committed it and as it was recomputed.
+    """What one round cost one site, as its ledger reserved it and as it was recomputed.
+
+    A reserved round counts as spent, whether or not its update left.
 
     Attributes:
       run_id: The run.
@@ -36,6 +38,7 @@ class Spend:
       delta: The ledger's.
       budget_epsilon: What the site allows.
       entry: Number of the entry.
+      committed: Whether the round is bound to its update.
     """
 
     run_id: str
@@ -45,6 +48,7 @@ class Spend:
     delta: float
     budget_epsilon: float
     entry: int
+    committed: bool
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,7 +71,7 @@ class SiteEvidence:
       unmasked: Plans of which an update left before it said that it had masked.
       untested: Plans of which an update left before it said that its self-test had passed.
       approved: Entries with which it approved plans.
-      spends: Budget committed, in order.
+      spends: Budget reserved, in order.
       sent: Entries of updates that left.
       bytes_sent: Their sizes together.
       accepted: Entries that accepted its updates.
@@ -259,7 +263,7 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
         case Event.SELF_TEST_PASSED:
             site.self_tests.append(index)
             site.tested_plans.add(plan)
-        case Event.BUDGET_COMMITTED:
+        case Event.BUDGET_RESERVED | Event.BUDGET_COMMITTED:
             spend = Spend(
                 run_id=said["run_id"],
                 server_round=said["server_round"],
@@ -268,10 +272,18 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
                 delta=said["delta"],
                 budget_epsilon=said["budget_epsilon"],
                 entry=index,
+                committed=entry.event is Event.BUDGET_COMMITTED,
             )
             place = (spend.run_id, spend.server_round)
-            # A commit that a crash made a site say twice is one spend.
-            if all((other.run_id, other.server_round) != place for other in site.spends):
+            # Reservation and commit of a round, or what a crash made a site say twice, are one
+            # spend. A commit says what its reservation said, so it keeps the reservation's place.
+            places = [(other.run_id, other.server_round) for other in site.spends]
+            if place not in places:
+                site.spends.append(spend)
+            elif spend.committed and not site.spends[places.index(place)].committed:
+                site.spends[places.index(place)] = spend
+            elif not spend.committed:
+                del site.spends[places.index(place)]
                 site.spends.append(spend)
         case Event.UPDATE_SENT:
             site.sent.append(index)

@@ -605,6 +605,61 @@ def test_masking_that_names_no_plan_or_no_examples_cannot_be_said(
         )
 
 
+def test_an_end_of_a_run_that_does_not_fit_its_rounds_is_found(federation: Federation) -> None:
+    federation.begin()
+    federation.round(1)
+    bad = federation.finish(3)
+    index, message = first_bad(federation)
+    assert index == bad
+    assert "expected 1 rounds" in message
+
+
+def test_an_end_of_a_run_with_another_adapter_is_found(federation: Federation) -> None:
+    federation.begin()
+    federation.round(1)
+    bad = federation.say(
+        COORDINATOR,
+        Event.RUN_FINISHED,
+        {"plan": federation.plan.digest, "adapter": digest("another")},
+        run_id=federation.run_id,
+        num_rounds=1,
+    )
+    assert first_bad(federation)[0] == bad
+
+
+def test_an_update_or_a_failure_behind_the_adapter_is_found(tmp_path: Path) -> None:
+    late = Federation(tmp_path / "late")
+    late.begin()
+    for site in late.sites[:2]:
+        late.train(site, 1)
+    late.reserve("hospital_b", 1)
+    late.commit("hospital_b", 1)
+    late.send("hospital_b", 1)
+    late.release(1, late.sites[:2])
+    bad = late.accept("hospital_b", 1)
+    assert first_bad(late)[0] == bad
+    failed = Federation(tmp_path / "failed")
+    failed.begin()
+    failed.round(1)
+    bad = failed.say(
+        COORDINATOR,
+        Event.ROUND_FAILED,
+        run_id=failed.run_id,
+        server_round=1,
+        num_updates=3,
+    )
+    assert first_bad(failed)[0] == bad
+
+
+def test_a_revoked_site_that_goes_on_is_found(federation: Federation) -> None:
+    federation.begin()
+    federation.say(COORDINATOR, Event.SITE_REVOKED, site="bank_a")
+    bad = federation.reserve("bank_a", 1)
+    index, message = first_bad(federation)
+    assert index == bad
+    assert "which is revoked" in message
+
+
 def test_the_first_of_several_wrong_entries_is_named(finished: Federation) -> None:
     def edit(lines: list[bytes]) -> list[bytes]:
         for index in (31, 14, 40):

@@ -220,6 +220,17 @@ def test_evidence_counts_what_was_said(log: VerifiedLog) -> None:
     assert len(door.entries) == 2
 
 
+def test_a_round_that_is_reserved_counts_as_spent(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "log")
+    federation.begin()
+    federation.train("bank_a", 1)
+    federation.reserve("bank_a", 2)
+    log = verify_log(federation.folder, federation.ring, accountant=quick_accountant)
+    spends = gather(log).sites["bank_a"].spends
+    assert [(spend.server_round, spend.committed) for spend in spends] == [(1, True), (2, False)]
+    assert spends[1].epsilon_total > spends[0].epsilon_total
+
+
 def test_a_commit_said_twice_is_spent_once(tmp_path: Path) -> None:
     federation = Federation(tmp_path / "log")
     federation.begin()
