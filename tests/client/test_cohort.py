@@ -1,6 +1,7 @@
 """The cohort tells what records are like, and nothing about a few of them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_description_names_what_is_left_out_of_texts(tmp_path: Path) -> None:
     assert seen.endswith("left out of texts: patient, ward")
 
 
-def cohort_of(rows: list[tuple[str | None, str | None]], min_cell: int = 5) -> Cohort:
+def cohort_of(rows: Sequence[tuple[str | None, str | None]], min_cell: int = 5) -> Cohort:
     """The cohort of prompts and labels, each of a unit of its own."""
     data = DataSection(
         path=Path("x"),
