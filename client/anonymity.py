@@ -18,7 +18,7 @@ class Anonymity:
     Attributes:
       quasi_identifiers: The columns.
       num_classes: Different combinations.
-      k: Records in the smallest class.
+      k: Records in the smallest class; None where it has fewer units than the minimum.
       small_records: Records in classes of fewer units than the minimum cell; None where those
         records are themselves so few.
       diversity: l by sensitive column.
@@ -26,7 +26,7 @@ class Anonymity:
 
     quasi_identifiers: tuple[str, ...]
     num_classes: int
-    k: int
+    k: int | None
     small_records: int | None
     diversity: dict[str, int]
 
@@ -70,10 +70,11 @@ class Classes:
             if not cell.is_large:
                 small.num_records += cell.num_records
                 small.units |= cell.units
+        smallest = min((cell for cell, _ in self._classes.values()), key=lambda c: c.num_records)
         return Anonymity(
             quasi_identifiers=self.quasi_identifiers,
             num_classes=len(self._classes),
-            k=min(cell.num_records for cell, _ in self._classes.values()),
+            k=smallest.num_records if smallest.is_large else None,
             small_records=small.count,
             diversity={
                 name: min(len(values[place]) for _, values in self._classes.values())

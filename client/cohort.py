@@ -35,7 +35,8 @@ class ColumnSummary:
       name: Its name.
       kind: text, number, date, mixed or empty.
       missing: Records without a value; None where they are few, or those with one are.
-      distinct: Different values; None where there are more than are counted.
+      distinct: Different values; None where there are more than are counted, or nearly as many
+        as records with one, because the difference would count the few that repeat another.
       months: First and last month with enough units at or beyond it, for dates.
       dropped: Why no text holds it; nothing else is said of such a column.
     """
@@ -167,7 +168,7 @@ class Survey:
             if label is not None:
                 # Two long labels may look alike once they are cut.
                 shown[_category(label)] += count
-        without = self._labels.get(None, Cell(self._min_cell))
+        columns = self._summaries(dropped, labels)
         return Cohort(
             source=f"{self._data.kind} {self._data.place}",
             min_cell=self._min_cell,
@@ -177,25 +178,43 @@ class Survey:
             labels=dict(shown),
             num_hidden_labels=labels.num_hidden,
             hidden_label_records=labels.hidden_records,
-            without_text=labels.shown.get(None, None if without.num_records else 0),
+            without_text=self._without_text(labels, columns),
             duplicate_rows=self._rows.repeated.count,
             duplicate_prompts=self._prompts.repeated.count,
             prompt_chars=self._quantiles(self._chars["prompt"]),
             completion_chars=self._quantiles(self._chars["completion"]),
-            columns=self._summaries(dropped, labels),
+            columns=columns,
             anonymity=self._classes.measure(),
         )
 
     def _summaries(
         self, dropped: Mapping[str, str], labels: Table[str | None]
     ) -> tuple[ColumnSummary, ...]:
-        # Where a class is hidden, the count of rows without a label would tell of it.
-        told = {name for name, is_field in template_parts(self._data.label) if is_field}
-        silent = told if labels.num_hidden else set()
+        # Where a class is hidden, the count of rows without a label would tell of it; where the
+        # rows without text are, the count of any column that a text needs.
+        told = {"label"} if labels.num_hidden else set()
+        if None in self._labels and None not in labels.shown:
+            told = set(self._data.templates)
+        silent = {
+            name
+            for key in told
+            for name, is_field in template_parts(self._data.templates[key])
+            if is_field
+        }
         return tuple(
             column.summary(name, dropped.get(name, ""), is_silent=name in silent)
             for name, column in self._columns.items()
         )
+
+    def _without_text(
+        self, labels: Table[str | None], columns: tuple[ColumnSummary, ...]
+    ) -> int | None:
+        """Records without text, None where a column's missing values would tell of a few."""
+        without = labels.shown.get(None, None if None in self._labels else 0)
+        missing = [column.missing for column in columns if column.missing is not None]
+        if without is None or any(0 < abs(without - m) < self._min_cell for m in missing):
+            return None
+        return without
 
     def _quantiles(self, counts: Counter[int]) -> dict[str, int]:
         """Quantiles with enough records on both sides, rounded to two digits."""
@@ -267,10 +286,17 @@ class _Column:
             name=name,
             kind=kind,
             missing=None if is_silent and missing else missing,
-            distinct=len(self._seen) if len(self._seen) <= MAX_DISTINCT else None,
+            distinct=self._distinct(),
             months=self._range() if kind == "date" else None,
             dropped="",
         )
+
+    def _distinct(self) -> int | None:
+        present = self._present.num_records
+        # Those that repeat another, and together with those that are missing.
+        gaps = (present - len(self._seen), present + self._missing.num_records - len(self._seen))
+        is_few = any(0 < gap < self._min_cell for gap in gaps)
+        return None if is_few or len(self._seen) > MAX_DISTINCT else len(self._seen)
 
     def _range(self) -> tuple[str, str] | None:
         months = sorted(self._months)
@@ -332,7 +358,8 @@ def format_cohort(cohort: Cohort) -> list[str]:
     for column in cohort.columns:
         lines.append(f"  {column.name:<{width}}  {_column_words(column, count(column.missing))}")
     if cohort.anonymity is not None:
-        lines += ["", *_anonymity_lines(cohort.anonymity, count(cohort.anonymity.small_records))]
+        small = count(cohort.anonymity.small_records)
+        lines += ["", *_anonymity_lines(cohort.anonymity, small, cohort.min_cell)]
     return lines
 
 
@@ -345,17 +372,18 @@ def _units(cohort: Cohort) -> str:
 def _column_words(column: ColumnSummary, missing: str) -> str:
     if column.dropped:
         return f"{column.kind:<6}  dropped: {column.dropped}"
-    distinct = f"over {MAX_DISTINCT:,}" if column.distinct is None else f"{column.distinct:,}"
+    distinct = "not shown" if column.distinct is None else f"{column.distinct:,}"
     months = f"  {column.months[0]} to {column.months[1]}" if column.months else ""
     return f"{column.kind:<6}  missing {missing}  different {distinct}{months}"
 
 
-def _anonymity_lines(anonymity: Anonymity, small: str) -> list[str]:
+def _anonymity_lines(anonymity: Anonymity, small: str, min_cell: int) -> list[str]:
+    k = f"below {min_cell}" if anonymity.k is None else f"{anonymity.k:,}"
     diversity = ", ".join(f"{name} {value}" for name, value in anonymity.diversity.items())
     return [
         f"quasi-identifiers   {', '.join(anonymity.quasi_identifiers)}: "
         f"{anonymity.num_classes:,} combinations",
-        f"k-anonymity         k = {anonymity.k}; records in small classes: {small}",
+        f"k-anonymity         k = {k}; records in small classes: {small}",
         f"l-diversity         l = {diversity}",
         "                    a measure of this table, not a guarantee",
     ]

@@ -42,7 +42,7 @@ def test_records_in_small_classes_are_counted_unless_they_are_few() -> None:
     assert found.small_records == 4
     few = measure([("a", "x")] * 10 + [("b", "x")] * 2, 1)
     assert few is not None
-    assert few.k == 2
+    assert few.k is None
     assert few.small_records is None
 
 
@@ -62,5 +62,6 @@ def test_pycanon_computes_the_same(rows: list[tuple[str, ...]]) -> None:
     found = measure(rows, 2)
     assert found is not None
     table = pd.DataFrame(rows, columns=["q0", "q1", "s"])
-    assert found.k == pycanon.k_anonymity(table, ["q0", "q1"])
+    k = pycanon.k_anonymity(table, ["q0", "q1"])
+    assert found.k in ((k,) if found.small_records == 0 else (None,))
     assert found.diversity["s"] == pycanon.l_diversity(table, ["q0", "q1"], ["s"])

@@ -1,13 +1,17 @@
 """The cohort tells what records are like, and nothing about a few of them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.cli import main
-from client.cohort import Cohort, ColumnSummary, format_cohort
+from client.cohort import Cohort, ColumnSummary, Survey, format_cohort
 from client.dataset import describe, survey
+from client.sources import DataSection
 from privacy.errors import ConfigError
 from tests.client.sources import CANARY, config_of
 
@@ -152,3 +156,81 @@ def test_a_description_names_what_is_left_out_of_texts(tmp_path: Path) -> None:
     look(tmp_path, rows())
     seen = describe(config_of(TABLE + 'drop = ["ward"]', tmp_path))
     assert seen.endswith("left out of texts: patient, ward")
+
+
+def cohort_of(rows: Sequence[tuple[str | None, str | None]], min_cell: int = 5) -> Cohort:
+    """The cohort of prompts and labels, each of a unit of its own."""
+    data = DataSection(
+        path=Path("x"),
+        num_units=10,
+        missing="skip",
+        completion="{label}",
+        min_cell=min_cell,
+        quasi_identifiers=("label",),
+    )
+    counted = Survey(data)
+    for number, (prompt, label) in enumerate(rows):
+        texts = None
+        if prompt is not None and label is not None:
+            texts = {"prompt": prompt, "completion": label, "label": label}
+        counted.add(str(number), {"prompt": prompt, "label": label}, texts)
+    return counted.finish({})
+
+
+def test_columns_of_a_text_are_silent_where_rows_without_text_are_hidden() -> None:
+    cohort = cohort_of(
+        [(f"p{i}", "common") for i in range(100)]
+        + [(f"q{i}", "HIV") for i in range(3)]
+        + [(None, "common")] * 20
+    )
+    assert cohort.without_text is None
+    assert column(cohort, "prompt").missing is None
+    assert column(cohort, "label").missing == 0
+    assert cohort.anonymity is not None
+    assert cohort.anonymity.k is None
+    assert "k = below 5" in "\n".join(format_cohort(cohort))
+
+
+def test_rows_without_text_less_a_columns_missing_values_are_not_few() -> None:
+    cohort = cohort_of(
+        [(f"p{i}", "a") for i in range(100)] + [(None, "a")] * 12 + [("z", None)] * 3
+    )
+    assert cohort.without_text is None or column(cohort, "prompt").missing is None
+
+
+def test_different_values_do_not_tell_of_few_that_repeat() -> None:
+    cohort = cohort_of([(f"p{i}", "a") for i in range(97)] + [("p0", "a")] * 3)
+    assert cohort.duplicate_prompts is None
+    assert column(cohort, "prompt").distinct is None
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=6, max_size=6),
+    st.lists(st.integers(0, 4), min_size=2, max_size=2),
+)
+def test_no_two_figures_of_a_cohort_differ_by_a_few(sizes: list[int], repeats: list[int]) -> None:
+    a, b, no_prompt, no_label, neither, more = sizes
+    rows: list[tuple[str | None, str | None]] = [(f"a{i}", "a") for i in range(10 + a + more)]
+    rows += [(f"b{i}", "b") for i in range(b)] + [("a0", "a")] * repeats[0]
+    rows += [("a1", "b")] * repeats[1] + [(None, "a")] * no_prompt
+    rows += [(f"n{i}", None) for i in range(no_label)] + [(None, None)] * neither
+    cohort = cohort_of(rows)
+    assert all(count >= 5 for count in cohort.labels.values())
+    shown = {"records": cohort.num_records, "without": cohort.without_text}
+    for name in ("prompt", "label"):
+        found = column(cohort, name)
+        shown[f"{name} missing"] = found.missing
+        shown[f"{name} different"] = found.distinct
+        if found.missing is not None:
+            shown[f"{name} present"] = cohort.num_records - found.missing
+    # Pairs of which one counts a part of what the other does; the others' difference is nobody's.
+    pairs = [("records", "without"), ("records", "prompt different")]
+    for name in ("prompt", "label"):
+        pairs += [("records", f"{name} missing"), ("without", f"{name} missing")]
+    pairs.append(("prompt present", "prompt different"))
+    for whole, part in pairs:
+        first, second = shown.get(whole), shown.get(part)
+        if first is not None and second is not None:
+            assert not 0 < first - second < 5, (whole, part, shown)
+    if cohort.anonymity is not None:
+        assert cohort.anonymity.k is None or cohort.anonymity.k >= 5

@@ -102,7 +102,7 @@ def test_settings_that_name_no_column_cannot_tell_names_from_a_record(tmp_path: 
     write(tmp_path, f"Jane {CANARY},note {CANARY},flu\n".encode())
     assert "expected a setting to name a column" in str(refused(table, tmp_path))
     named = 'columns = ["id", "note", "class"]'
-    assert "note: note" in read(table + named, tmp_path)[0].fields["prompt"]
+    assert "note: note" in str(read(table + named, tmp_path)[0].fields["prompt"])
 
 
 def test_a_long_note_is_read_and_a_quote_that_never_ends_does_not_fill_the_memory(
