@@ -56,12 +56,43 @@ _KEPT_WORDS = _words(
 _KEPT_HAN = frozenset(
     "省市自治区县州旗镇乡村路街道巷弄号楼栋座层单元室院里胡同医生护士先生女士主任"
 )
+# What may stay in a person's name: a form of address at its beginning, or after it in Chinese.
+TITLES = frozenset(_words("mr mrs ms mx miss dr prof professor doctor nurse sir madam"))
+HAN_TITLES = ("先生", "女士", "医生", "护士", "主任")
 _WORD = re.compile(r"[^\W\d_]+|[0-9]+")
 
 
 def name(secret: bytes, value: str, attempt: int) -> str:
     """A person's name, word for word: `Smith` is the same in `John Smith` and in `Dr. Smith`."""
-    return _WORD.sub(lambda word: _word_of_name(secret, word[0], attempt), value)
+    first = _WORD.search(value)
+    title = first.end() if first and first[0].lower() in TITLES else 0
+    return value[:title] + _WORD.sub(
+        lambda word: _word_of_name(secret, word[0], attempt), value[title:]
+    )
+
+
+def shares_a_word(value: str, made: str) -> bool:
+    """Whether a word of two letters or a Han character of `value`, no title, stands in `made`."""
+    return bool(_telling(value) & _telling(made))
+
+
+def _telling(value: str) -> set[str]:
+    words = [word[0].casefold() for word in _WORD.finditer(value)]
+    if words and words[0] in TITLES:
+        del words[0]
+    telling: set[str] = set()
+    for word in words:
+        if _is_han(word):
+            telling.update(_without_title(word)[0])
+        elif len(word) > 1 and word.isalpha():
+            telling.add(word)
+    return telling
+
+
+def _without_title(word: str) -> tuple[str, str]:
+    """A Chinese name, and the form of address after it."""
+    title = next((title for title in HAN_TITLES if word.endswith(title)), "")
+    return word.removesuffix(title), title
 
 
 def place(secret: bytes, value: str, attempt: int) -> str:
@@ -78,7 +109,7 @@ def _word_of_name(secret: bytes, word: str, attempt: int) -> str:
     draw = Draw(secret, "PERSON", word, attempt)
     if _is_han(word):
         return _han_name(secret, word, attempt)
-    if word.lower() in _KEPT_WORDS or word == "s":
+    if word == "s":
         return word
     if (not word.isascii() and not _is_latin(word)) or len(word) == 1 or word.isdecimal():
         return _letters(draw, word)
@@ -87,11 +118,14 @@ def _word_of_name(secret: bytes, word: str, attempt: int) -> str:
 
 def _han_name(secret: bytes, word: str, attempt: int) -> str:
     """The surname is replaced by itself, so that a family stays one; the rest as a whole."""
+    word, title = _without_title(word)
+    if not word:
+        return title
     length = 2 if word[:2] in HAN_COMPOUND else 1
     surname, given = word[:length], word[length:]
     made = _other(Draw(secret, "surname", surname, attempt), HAN_SURNAMES, surname)
     draw = Draw(secret, "given", given, attempt)
-    return made + "".join(c if c in _KEPT_HAN else _other(draw, HAN_GIVEN, c) for c in given)
+    return made + "".join(_other(draw, HAN_GIVEN, c) for c in given) + title
 
 
 def _word_of_place(secret: bytes, word: str, attempt: int) -> str:

@@ -4,7 +4,9 @@
   records of one patient can still be told to be of one, and two sites' texts cannot be joined.
 - A surrogate is of its type, and as far as the type allows it can be nobody's
   (`privacy.masking.reserved`): not one card number passes Luhn's check, a social security number
-  stands in area 000, a phone number in a range that no plan gives out.
+  stands in area 000, a phone number in a range that no plan gives out. These ranges are small:
+  two phone numbers may share one surrogate.
+- All ages become `90+`, which is a group and no surrogate; the age 90 itself becomes `[AGE]`.
 - Dates of one subject move by one number of days that follows from key and subject, so intervals
   stay and days of the week do not. What cannot be read as a date becomes `[DATE]`.
 - Nothing can be turned back. But who holds the key can try values, so text with surrogates is
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from privacy.masking import reserved, stand_ins
+from privacy.masking.checksums import vin_holds
 from privacy.masking.dates import shifted
 from privacy.masking.draw import Draw
 from privacy.masking.reserved import alphanumerics, plain_text
@@ -86,6 +89,8 @@ class Surrogates:
         for attempt in range(_ATTEMPTS):
             made = self._attempt(entity_type, value, attempt)
             new = alphanumerics(made).casefold()
+            if entity_type == "PERSON" and stand_ins.shares_a_word(plain_text(value), made):
+                continue
             if new and new != old and (len(old) < 4 or old not in new):
                 return made
         return f"[{entity_type}]"
@@ -108,6 +113,16 @@ def _same_shape(draw: Draw, value: str) -> str:
         next(digits) if c.isdecimal() else stand_ins.in_script(draw, c) if c.isalpha() else c
         for c in text
     )
+
+
+def _vehicle(draw: Draw, value: str) -> str:
+    """Of the same shape; what is as long as a VIN fails the VIN's check digit."""
+    made = _same_shape(draw, value)
+    signs = alphanumerics(made)
+    if not vin_holds(signs):
+        return made
+    others = [sign for sign in "0123456789" if sign != signs[8]]
+    return reserved.in_shape(made, signs[:8] + draw.pick(others) + signs[9:])
 
 
 def _age(draw: Draw, value: str) -> str:
@@ -138,4 +153,5 @@ _MAKERS: dict[str, Callable[[Draw, str], str]] = {
     "SSN": reserved.ssn,
     "SWIFT": reserved.swift,
     "URL": reserved.url,
+    "VEHICLE": _vehicle,
 }

@@ -23,6 +23,7 @@ from privacy.masking.english.cues import (
     TITLES,
     cued_names,
 )
+from privacy.masking.english.pairs import paired_names
 from privacy.masking.english.words import Words, plain_word, words
 from privacy.masking.patterns import Place, last_word
 
@@ -64,6 +65,7 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     persons += _beside_first_names(text, found)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
     persons += cued_names(text)
+    persons += paired_names(text)
     small_persons, small_places = _small(text, lists)
     return (
         tuple(_joined(text, persons + small_persons)),

@@ -1,7 +1,8 @@
 """The word lists of this folder, read once: what may stay when it is capitalised, what is a name.
 
 `make_lists.py` says where `lists/` comes from. `allowed.txt` and `unsafe.txt` are written by
-hand: eponyms, devices, drugs, banks and days that mean nobody, and names among the safe words.
+hand: eponyms, devices, drugs, banks and days that mean nobody, and names among the safe words;
+so are `given.txt` and `family.txt`, of which `pairs.py` makes full names.
 """
 
 import unicodedata

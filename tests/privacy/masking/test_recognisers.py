@@ -184,6 +184,42 @@ def test_other_scripts_and_invisible_characters_hide_no_card(text: str) -> None:
     assert masked(f"card {text}.", "CREDIT_CARD") == "card [CREDIT_CARD]."
 
 
+# Marks, and characters that no screen shows although they are of no format category.
+HIDING = "\ufe0f\ufe00\U000e0100\U000e01ef\u034f\u115f\u1160\u17b4\u180b\u180f\u3164\uffa0\u200b"
+HIDING_MARKS = HIDING + "\u0301\u20dd\u0336"
+
+
+@given(st.data())
+def test_nothing_invisible_hides_a_number(data: st.DataObject) -> None:
+    kind, number = data.draw(
+        st.sampled_from([("CREDIT_CARD", "4111 1111 1111 1111"), ("SSN", "078-05-1120")])
+    )
+    between = data.draw(
+        st.lists(
+            st.text(HIDING_MARKS, max_size=2), min_size=len(number) - 1, max_size=len(number) - 1
+        )
+    )
+    # A mark on a space or a hyphen is no mark on a digit.
+    text = number[0] + "".join(
+        "".join(c for c in hidden if before.isdigit() or c in HIDING) + after
+        for before, hidden, after in zip(number, between, number[1:], strict=False)
+    )
+    assert masked(f"card {text}.", kind) == f"card [{kind}]."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4\ufe0f111 1111 1111 1111",
+        "078\ufe0f-05-1120",
+        "078\u3164-05-1120",
+        "4\u034f111 1111 1111 1111",
+    ],
+)
+def test_a_digit_shown_as_a_picture_is_a_digit(text: str) -> None:
+    assert masked(text, "CREDIT_CARD", "SSN") in ("[CREDIT_CARD]", "[SSN]")
+
+
 def test_a_card_is_found_between_other_numbers() -> None:
     text = "on 12 4111 1111 1111 1111 12/26 123"
     assert masked(text, "CREDIT_CARD") == "on 12 [CREDIT_CARD] 12/26 123"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.masking.checksums import iban_holds, luhn_holds
+from privacy.masking.checksums import iban_holds, luhn_holds, vin_holds
 from privacy.masking.config import ENTITY_TYPES
 from privacy.masking.dates import shifted
 from privacy.masking.draw import Draw
@@ -194,6 +194,34 @@ def test_a_name_becomes_a_name_of_the_same_script(value: str, pattern: str) -> N
     assert re.fullmatch(pattern, of("PERSON", value)), of("PERSON", value)
 
 
+@pytest.mark.parametrize(
+    ("value", "gone", "kept"),
+    [
+        ("John West", "West", ""),
+        ("Mr. James Street", "Street", "Mr. "),
+        ("Anna North", "North", ""),
+        ("Dr. Lois Lane", "Lane", "Dr. "),
+        ("王建生", "生", ""),
+        ("王建生先生", "生王建", ""),
+        ("李医生", "李", ""),
+    ],
+)
+def test_no_word_of_a_name_stays_but_the_title(value: str, gone: str, kept: str) -> None:
+    for number in range(30):
+        made = of("PERSON", value, key=SurrogateKey(bytes([number] * 32)))
+        assert made.startswith(kept)
+        body = made.removesuffix("先生").removesuffix("医生")
+        assert gone not in made.split()
+        if not value.isascii():
+            assert not set(gone) & set(body)
+            assert value.endswith("先生") == made.endswith("先生")
+
+
+@given(st.text("ABCDEFGHJKLMNPRSTUVWXYZ0123456789", min_size=17, max_size=17))
+def test_a_vehicles_surrogate_fails_the_check_of_vins(value: str) -> None:
+    assert not vin_holds(of("VEHICLE", value))
+
+
 def test_a_word_of_a_name_is_the_same_wherever_it_stands() -> None:
     first, last = of("PERSON", "Jane Doe").split()
     assert of("PERSON", "Dr. Doe") == f"Dr. {last}"
@@ -275,3 +303,8 @@ def test_draws_are_even() -> None:
         counts[Draw(KEY.secret, "X", str(number)).below(10)] += 1
     assert min(counts) > 140
     assert max(counts) < 260
+
+
+def test_an_age_is_of_the_group_or_hidden_and_never_itself() -> None:
+    assert of("AGE", "93 years") == "90+ years"
+    assert of("AGE", "90") == "[AGE]"

@@ -1,0 +1,73 @@
+"""Full names of two ordinary words: `Mark White`, `HOPE BUTCHER`, `STONE, MARY`.
+
+Each word alone says nothing, and so both stand among the safe words; side by side and both with a
+capital they are a name. After a cue (`spoke with`) rarer words are enough. In capitals, where
+every word looks like a name, only lines that are capitals throughout are read.
+"""
+
+import re
+from collections.abc import Iterator
+
+from privacy.masking.english.words import Words, plain_word, read_list, words
+from privacy.masking.patterns import Place
+
+_GIVEN = read_list("given")
+_FAMILY = read_list("family")
+# Stand in the lists of surnames of the world, and after a first word of a sentence.
+_NO_FAMILY = read_list("no_names") | {
+    "an", "are", "asks", "back", "company", "date", "each", "else", "ever", "held", "hence",
+    "list", "loan", "made", "more", "must", "put", "said", "sales", "soon", "such", "the",
+    "too", "unknown", "were",
+}  # fmt: skip
+# A look-ahead: in `Patient Mark Brown` the first word must not take the second one with it.
+_PAIR = re.compile(
+    r"(?<![\w'\u2019@#-])([A-Z][A-Za-z]+)(?= {1,2}(?:[A-Z]\.? )?([A-Z][A-Za-z]+)(?![\w@]))"
+)
+_REVERSED = re.compile(
+    r"(?<![\w'\u2019@#-])([A-Z][A-Z'\u2019-]+), {0,2}([A-Z][A-Z-]+)(?![\w'\u2019])"
+)
+_CUE = re.compile(
+    r"(?i)(?<![a-z])(?:patient|sp(?:oke|oken|eak|eaking) (?:with|to)|this is) {1,2}$"
+)
+
+
+def paired_names(text: str) -> Iterator[Place]:
+    """Two neighbouring capitalised words that are a first and a last name."""
+    lists = words()
+    for match in _PAIR.finditer(text):
+        first, last = match[1].lower(), match[2].lower()
+        if first not in _GIVEN and first not in lists.first and first not in lists.either:
+            continue
+        if (first, last) in lists.phrases or match[1].isupper() != match[2].isupper():
+            continue
+        if match[1].isupper():
+            if not _in_capitals(text, match.start()):
+                continue
+        elif first in lists.first:
+            # `names.py` knows these with small letters after the capital.
+            continue
+        cued = _CUE.search(text, max(0, match.start() - 20), match.start())
+        if _is_last(last, lists, cued=bool(cued)) and (
+            cued or first in _GIVEN or first in lists.first
+        ):
+            yield match.start(1), match.end(2)
+    for match in _REVERSED.finditer(text):
+        last, first = plain_word(match[1]), plain_word(match[2])
+        if (
+            (first in _GIVEN or first in lists.first)
+            and _is_last(last, lists, cued=False)
+            and _in_capitals(text, match.start())
+        ):
+            yield match.span(1)
+            yield match.span(2)
+
+
+def _is_last(word: str, lists: Words, *, cued: bool) -> bool:
+    if word in _FAMILY or word in lists.last or word in lists.first:
+        return True
+    return cued and word not in _NO_FAMILY and (word in lists.either or word in lists.surnames)
+
+
+def _in_capitals(text: str, place: int) -> bool:
+    end = text.find("\n", place)
+    return text[text.rfind("\n", 0, place) + 1 : end if end >= 0 else len(text)].isupper()
