@@ -2,12 +2,15 @@
 
 A row is a JSON object. Every string in it is masked at any depth, and every number in which
 personal data is found becomes a masked string; only fields that the operator names are left as
-they are. With a field for spans the row is kept as it is instead, and gets `masked` and `spans`.
+they are. A value is searched alone and behind the name of its field, which says what a bare number
+is. Names of fields are not masked: a row with personal data in one is refused. With a field for
+spans the row is kept as it is instead, and gets `masked` and `spans`.
 
 An error names the file and the line and never quotes it.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +26,8 @@ from privacy.masking.surrogates import SurrogateKey
 _MAX_QUOTED_NAME = 60
 _SHORT_TEXT = 40
 _CACHED_TEXTS = 4096
+# `account_number`, `CVV`: such names are headings, whatever a rule takes them for.
+_IDENTIFIER = re.compile(r"[a-z]+(?:[_A-Z][a-z]*)*|[A-Z]+(?:_[A-Z]+)*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +121,8 @@ class RowMasker:
             else:
                 for name, value in row.items():
                     if name not in self._settings.keep:
-                        row[name] = self._mask_value(value, subject, stats)
+                        self._check_name(name, where)
+                        row[name] = self._mask_value(value, name, subject, where, stats)
         except MaskingError as error:
             raise MaskingError(f"{where}: {error}", hint=error.hint) from None
         stats.num_rows += 1
@@ -127,13 +133,22 @@ class RowMasker:
             raise ConfigError(f"{where}: expected numbers that JSON can hold") from None
         return written.encode() + b"\n"
 
-    def _find(self, text: str) -> list[Span]:
-        return self._find_short(text) if len(text) <= _SHORT_TEXT else self._detector.find(text)
+    def _find(self, text: str, name: str = "") -> list[Span]:
+        find = self._find_short if len(text) <= _SHORT_TEXT else self._detector.find
+        return find(text, name)
 
-    def pieces(self, text: str, subject: str) -> list[Piece]:
-        """`text` cut where masking begins and ends."""
+    def _check_name(self, name: str, where: str) -> None:
+        """Raise where a field's name holds personal data; what reads as an identifier does not."""
+        if not _IDENTIFIER.fullmatch(name) and self._find(name):
+            raise ConfigError(
+                f"{where}: expected names of fields without personal data, got one with some",
+                hint="make it a value, or name the field with --keep if it stands at the top",
+            )
+
+    def pieces(self, text: str, subject: str, name: str = "") -> list[Piece]:
+        """`text` of the field `name` cut where masking begins and ends."""
         pieces, end = [], 0
-        for span in self._detector.find(text):
+        for span in self._find(text, name):
             value = text[span.start : span.end]
             whole = [Span(0, len(value), span.entity_type, span.score)]
             pieces += [
@@ -154,7 +169,7 @@ class RowMasker:
         for name, value in row.items():
             wanted = name == self._settings.spans_of or not self._settings.spans_of
             if isinstance(value, str) and value and wanted and name not in self._settings.keep:
-                yield name, self.pieces(value, subject)
+                yield name, self.pieces(value, subject, name)
 
     def _subject(self, row: dict[str, object], where: str) -> str:
         name = self._settings.subject or ("unit_id" if "unit_id" in row else "")
@@ -181,7 +196,7 @@ class RowMasker:
                 f"{where}: expected no field {taken[0]}, got one",
                 hint="this file was masked already; begin from the original",
             )
-        spans = self._find(text)
+        spans = self._find(text, name)
         _count(stats, text, spans)
         row["masked"] = self._replacer.replace(text, spans, subject=subject)
         row["spans"] = [
@@ -189,22 +204,29 @@ class RowMasker:
             for s in spans
         ]
 
-    def _mask_value(self, value: object, subject: str, stats: RowStats) -> object:
+    def _mask_value(
+        self, value: object, name: str, subject: str, where: str, stats: RowStats
+    ) -> object:
         if isinstance(value, str):
-            return self._mask_text(value, subject, stats)
+            return self._mask_text(value, name, subject, stats)
         if isinstance(value, dict):
-            return {name: self._mask_value(inner, subject, stats) for name, inner in value.items()}
+            for inner_name in value:
+                self._check_name(inner_name, where)
+            return {
+                inner_name: self._mask_value(inner, inner_name, subject, where, stats)
+                for inner_name, inner in value.items()
+            }
         if isinstance(value, list):
-            return [self._mask_value(inner, subject, stats) for inner in value]
+            return [self._mask_value(inner, name, subject, where, stats) for inner in value]
         if isinstance(value, int | float) and not isinstance(value, bool):
             # An account number that is no string is an account number.
             text = repr(value)
-            masked = self._mask_text(text, subject, stats)
+            masked = self._mask_text(text, name, subject, stats)
             return value if masked == text else masked
         return value
 
-    def _mask_text(self, text: str, subject: str, stats: RowStats) -> str:
-        spans = self._find(text)
+    def _mask_text(self, text: str, name: str, subject: str, stats: RowStats) -> str:
+        spans = self._find(text, name)
         _count(stats, text, spans)
         return self._replacer.replace(text, spans, subject=subject)
 

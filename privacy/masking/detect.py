@@ -5,6 +5,8 @@ that a neighbour hid is seen once the neighbour is gone. Masking a masked text c
 a placeholder that stands in a text already is to the rules the same sign as what was taken out.
 """
 
+import re
+
 from privacy.errors import MaskingError
 from privacy.masking.config import MaskingConfig
 from privacy.masking.mask import Span, merge, unmasked_segments
@@ -67,6 +69,9 @@ _CANARIES_OF = {
 _ON_FILE = {"en": "Seen: {} on file.", "zh": "记录: {}。"}
 # Stands where something was taken out. No rule matches it; a text's own is read as its neighbour.
 _GAP, _NO_GAP = "\ue000", "\ue001"
+# Characters that a field's name is read together with; cues reach no further.
+_BEHIND_FIELD = 200
+_SPACE = re.compile(r"\s")
 
 
 class Detector:
@@ -98,8 +103,11 @@ class Detector:
         self._entity_types = list(config.entity_types)
         self._check_canaries()
 
-    def find(self, text: str) -> list[Span]:
+    def find(self, text: str, field: str = "") -> list[Span]:
         """The personal data in `text`: spans in order, none overlapping another.
+
+        With the name of a field, what is found only behind `name: ` is found too, in the words
+        at the beginning that a name can say something about.
 
         Placeholders such as `[PHONE]` that stand in `text` already are left alone.
 
@@ -108,9 +116,23 @@ class Detector:
         """
         spans: list[Span] = []
         kept = _Kept(text)
-        while found := self._analyze(kept.text):
+        lead = f"{field.replace('_', ' ').replace(_GAP, _NO_GAP)}: " if field else ""
+        while found := self._analyze_behind(lead, kept.text):
             spans += kept.take_out(found)
         return sorted(spans, key=lambda span: span.start)
+
+    def _analyze_behind(self, lead: str, text: str) -> list[Span]:
+        """What is found in `text` alone and what is found in it behind `lead`."""
+        spans = self._analyze(text)
+        if not lead or not text:
+            return spans
+        # Cut between words: a half of a word may look like a name.
+        cut = _SPACE.search(text, _BEHIND_FIELD)
+        for span in self._analyze(lead + text[: cut.start() if cut else None]):
+            start, end = max(span.start - len(lead), 0), span.end - len(lead)
+            if start < end:
+                spans.append(Span(start, end, span.entity_type, span.score))
+        return merge(spans)
 
     def _analyze(self, text: str) -> list[Span]:
         spans = self._results(text)

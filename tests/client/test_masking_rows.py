@@ -85,6 +85,67 @@ def test_figures_are_counted() -> None:
     assert stats.num_masked == {"CREDIT_CARD": 1}
 
 
+@cache
+def full_masker(**changes: Any) -> RowMasker:  # noqa: ANN401
+    return RowMasker(RowSettings(masking=MaskingConfig(languages=("en", "zh")), **changes))
+
+
+CUED = {
+    "account_number": ("4471-220953", "ACCOUNT_NUMBER"),
+    "accountNumber": ("4471-220953", "ACCOUNT_NUMBER"),
+    "customer_id": ("C-483920", "CUSTOMER_ID"),
+    "cvv": ("737", "CVV"),
+    "CVV": ("737", "CVV"),
+    "age": ("94", "AGE"),
+    "serial_number": ("SN-4829-113", "DEVICE_ID"),
+    "member_id": ("WXH-48291", "HEALTH_PLAN_NUMBER"),
+    "license_number": ("D482-9113", "LICENCE_NUMBER"),
+    "passport_number": ("X4829113", "PASSPORT"),
+    "password": ("hunter2!x", "PASSWORD"),
+    "mrn": ("00482913", "RECORD_NUMBER"),
+    "routing_number": ("021000021", "ROUTING_NUMBER"),
+    "sort_code": ("12-34-56", "SORT_CODE"),
+    "swift_code": ("DEUTDEFF500", "SWIFT"),
+    "license_plate": ("7ABC123", "VEHICLE"),
+    "ssn": ("078051120", "SSN"),
+    "zip": ("90210", "LOCATION"),
+    "账号": ("4471220953", "ACCOUNT_NUMBER"),
+}
+
+
+def test_a_value_is_masked_whose_cue_is_the_name_of_its_field() -> None:
+    row = {name: value for name, (value, _) in CUED.items()}
+    nested = {"rows": [row], "zip": 90210, "cvv": [737], "n": 737}
+    once = full_masker().mask_line(json.dumps(nested).encode(), 1, RowStats())
+    (made,) = json.loads(once)["rows"]
+    assert list(made) == list(row)
+    kept = {name: made[name] for name, (value, _) in CUED.items() if made[name][0] != "["}
+    assert kept == {}
+    assert json.loads(once)["zip"] == "[LOCATION]"
+    assert json.loads(once)["cvv"] == ["[CVV]"]
+    assert json.loads(once)["n"] == 737
+    assert full_masker().mask_line(once, 1, RowStats()) == once
+
+
+def test_spans_found_by_the_name_of_a_field_are_offsets_into_its_value() -> None:
+    text = "4471-220953, paid by " + CARD
+    line = json.dumps({"account_number": text}).encode()
+    made = json.loads(full_masker(spans_of="account_number").mask_line(line, 1, RowStats()))
+    found = [text[s["start"] : s["end"]] for s in made["spans"]]
+    assert found == ["4471-220953", CARD]
+    ((_, pieces),) = full_masker().preview(line, 1)
+    assert [piece.original for piece in pieces if piece.entity_type] == found
+
+
+def test_a_row_with_personal_data_in_the_name_of_a_field_is_refused_and_not_quoted() -> None:
+    for row in ({"jane@example.org": 1}, {"a": [{"jane@example.org": 1}]}):
+        with pytest.raises(ConfigError, match="input, line 1: expected names of fields") as caught:
+            masked(row)
+        assert "jane" not in str(caught.value) + caught.value.hint
+    kept = {"jane@example.org": 1}
+    assert masked(kept, keep=("jane@example.org",)) == kept
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -126,7 +187,7 @@ def test_a_row_without_a_field_is_named_and_not_quoted(
 def test_a_failing_recogniser_names_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = RowMasker(RowSettings(masking=MaskingConfig(entity_types=TYPES)))
 
-    def fail(text: str) -> None:
+    def fail(text: str, name: str = "") -> None:
         raise MaskingError("a recogniser failed with ValueError")
 
     monkeypatch.setattr(broken, "_find", fail)
