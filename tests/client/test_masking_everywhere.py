@@ -268,7 +268,7 @@ def test_a_broken_recogniser_stops_training_before_a_record_is_read(tmp_path: Pa
     request = room.request(tmp_path, tmp_path / "none.jsonl", plan, instruction)
     with room.worker(tmp_path, BREAK) as worker:
         said = call(worker, request)
-    assert "MaskingError" in said
+    assert "RecallError" in said
     assert "expected at least 0.9 of planted EMAIL (en) to be masked" in said
     assert "0 of 40" in said
     with room.worker(tmp_path) as worker:
