@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         " Exit code 0: everything checked out. 1: it did not, and the first wrong entry is named.",
         example="cloister-audit verify demo-out/log --keys keys.json",
     )
-    _add_log(verify)
+    reporting.add_log(verify)
     verify.add_argument(
         "--jobs",
         type=_at_least_one,
@@ -71,26 +71,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     reporting.add_parsers(commands)
     return parser
-
-
-def _add_log(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
-    parser.add_argument(
-        "--keys",
-        type=Path,
-        metavar="FILE",
-        help="the parties' public keys (keys.json); by default those that lie with the log",
-    )
-    _add_policy(parser)
-
-
-def _add_policy(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--policy",
-        type=Path,
-        metavar="FILE",
-        help="whose cosignatures must be there (tlog-policy); by default nobody's",
-    )
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +128,7 @@ def _add_reading(commands: "argparse._SubParsersAction[Parser]") -> None:
     check.add_argument(
         "--keys", type=Path, required=True, metavar="FILE", help="the parties' public keys"
     )
-    _add_policy(check)
+    reporting.add_policy(check)
     check.add_argument(
         "--entry", type=Path, metavar="FILE", help="the entry, where the proof does not carry it"
     )

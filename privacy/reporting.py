@@ -35,7 +35,8 @@ def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_sealing(commands)
 
 
-def _add_log(parser: argparse.ArgumentParser) -> None:
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """A log, whose signatures count, and whose cosignatures must be there."""
     parser.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
     parser.add_argument(
         "--keys",
@@ -43,6 +44,11 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the parties' public keys (keys.json); by default those that lie with the log",
     )
+    add_policy(parser)
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """Whose cosignatures must be there."""
     parser.add_argument(
         "--policy",
         type=Path,
@@ -74,7 +80,7 @@ def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
         example="cloister-audit report demo-out/log --out report.html --regime gdpr,hipaa"
         " --lang en --documents --key auditor.key",
     )
-    _add_log(report)
+    add_log(report)
     report.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="where the page goes"
     )
@@ -118,7 +124,7 @@ def _add_declarations(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Write declarations.toml: one table for each control of the regimes.",
         example="cloister-audit declarations demo-out/log --regime gdpr --out declarations.toml",
     )
-    _add_log(sheet)
+    add_log(sheet)
     _add_regimes(sheet)
     sheet.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="where the new sheet goes"
