@@ -271,17 +271,22 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add("--train", type=Path, required=True, metavar="DIR", help="parties to train on")
     add("--test", type=Path, required=True, metavar="DIR", help="the same parties' other rows")
     add("--epsilon", default="8,inf", help="epsilons, or inf (default %(default)s)")
-    add("--rounds", type=int, default=10, help="rounds (default %(default)s)")
+    add("--rounds", type=int, default=20, help="rounds (default %(default)s)")
     add("--base", type=Path, metavar="DIR", help="a base's folder (default: the embedded one)")
     add("--rank", type=int, default=32, help="LoRA's rank (default %(default)s)")
     add("--alpha", type=float, default=64.0, help="LoRA's alpha (default %(default)s)")
     add("--targets", default="shared", help="what is adapted (default %(default)s)")
     add("--max-tokens", type=int, default=32, help="a sequence (default %(default)s)")
     add("--clip-norm", type=float, default=0.3, help="of a unit (default %(default)s)")
-    add("--sample-rate", type=float, default=0.08, help="of a step (default %(default)s)")
+    add("--sample-rate", type=float, default=0.2, help="of a step (default %(default)s)")
     add("--steps", type=int, default=1, help="steps a round (default %(default)s)")
-    add("--server-rate", type=float, default=0.08, help="of server Adam (default %(default)s)")
-    add("--plain-rate", type=float, default=0.04, help="the same at inf (default %(default)s)")
+    add("--server-rate", type=float, default=0.04, help="of server Adam (default %(default)s)")
+    add(
+        "--max-noise-gain",
+        type=float,
+        default=2.5,
+        help="most that a step under known noise is made longer by (default %(default)s)",
+    )
     add(
         "--decay",
         choices=("none", "cosine"),

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, pstdev
 
@@ -56,8 +56,6 @@ class Recipe:
     """What all settings have in common; the fields are those of a plan.
 
     Attributes:
-      plain_rate: Server learning rate without privacy: noise in Adam's moments shortens its steps,
-        so without noise the same rate would be far too high.
       max_test: Test rows a site, at most; 0 for all.
     """
 
@@ -69,7 +67,6 @@ class Recipe:
     sample_rate: float
     steps_per_round: int
     num_rounds: int
-    plain_rate: float = 0.02
     max_test: int = 0
 
 
@@ -209,8 +206,6 @@ class Study:
         state = self.start
         moments = Moments.none(state.pack(trained_only=True).size)
         server_optimizer = plan.server_optimizer
-        if epsilon == "inf":
-            server_optimizer = replace(server_optimizer, learning_rate=self.recipe.plain_rate)
         for number in range(1, self.recipe.num_rounds + 1):
             before = state.pack(trained_only=True)
             average = StreamingMean(before.size)
@@ -218,7 +213,13 @@ class Study:
                 load_adapter(self.model, state)
                 average.add(self._round(units, plan, epsilon), float(len(units)))
             rate = server_optimizer.rate(number, self.recipe.num_rounds)
-            step, moments = server_step(server_optimizer, average.mean(), moments, rate=rate)
+            step, moments = server_step(
+                server_optimizer,
+                average.mean(),
+                moments,
+                rate=rate,
+                noise_variance=0.0 if epsilon == "inf" else plan.noise_variance(list(sites)),
+            )
             state = state.with_trained(before + step)
         load_adapter(self.model, state)
 
@@ -342,13 +343,15 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
         text=TextConfig(max_tokens=arguments.max_tokens),
         optimizer=OptimizerConfig(name="sgd", learning_rate=1.0),
         server_optimizer=ServerOptimizerConfig(
-            name="adam", learning_rate=arguments.server_rate, decay=arguments.decay
+            name="adam",
+            learning_rate=arguments.server_rate,
+            decay=arguments.decay,
+            max_noise_gain=arguments.max_noise_gain,
         ),
         clip_norm=arguments.clip_norm,
         sample_rate=arguments.sample_rate,
         steps_per_round=arguments.steps,
         num_rounds=arguments.rounds,
-        plain_rate=arguments.plain_rate,
         max_test=arguments.max_test,
     )
 

@@ -67,7 +67,13 @@ def _train_alone(
             # Where the factors take turns, updates differ in size.
             moments = Moments.none(update.size)
         rate = plan.server_optimizer.rate(number, plan.rounds.num_rounds)
-        step, moments = server_step(plan.server_optimizer, update, moments, rate=rate)
+        step, moments = server_step(
+            plan.server_optimizer,
+            update,
+            moments,
+            rate=rate,
+            noise_variance=plan.noise_variance([share.name]),
+        )
         packed = add_update(plan.round_tensors(number), packed, step)
         packed = after_round(plan.tensors, plan.adapter, packed)
         load_adapter(model, AdapterState.unpack(plan.tensors, packed))

@@ -125,6 +125,15 @@ def adapter_specs(
     )
 
 
+def has_target(base: PreTrainedModel | PreTrainedConfig, target: Target) -> bool:
+    """Whether the base has layers of a target's name, fit to be adapted or not."""
+    config = base if isinstance(base, PreTrainedConfig) else base.config
+    bare = skeleton(config)
+    if target == "experts":
+        return bool(_experts(bare))
+    return bool(_named_layers(bare, target))
+
+
 # Of every run's first adapter: A is random, so any seed is as good, and a site can make it again
 # from the plan.
 INITIAL_SEED = 0
@@ -282,6 +291,15 @@ def _shapes(
     return shapes
 
 
+def _named_layers(base: PreTrainedModel, target: Target) -> list[tuple[str, nn.Linear]]:
+    return [
+        (path, module)
+        for path, module in base.named_modules()
+        if isinstance(module, nn.Linear)
+        and set(path.split(".")[:-1]) & set(_LINEAR_HOLDERS[target])
+    ]
+
+
 def _linear_layers(
     base: PreTrainedModel, targets: Sequence[Target]
 ) -> list[tuple[str, nn.Linear]]:
@@ -290,12 +308,7 @@ def _linear_layers(
     for target in targets:
         if target not in _LINEAR_HOLDERS:
             continue
-        layers = [
-            (path, module)
-            for path, module in base.named_modules()
-            if isinstance(module, nn.Linear)
-            and set(path.split(".")[:-1]) & set(_LINEAR_HOLDERS[target])
-        ]
+        layers = _named_layers(base, target)
         if not layers:
             raise ValueError(
                 f"expected linear layers for target {target}, got none in {base.config.model_type}"

@@ -91,6 +91,10 @@ class ServerOptimizerConfig:
       beta_2: Decay of Adam's second moment, in [0, 1).
       decay: `none` keeps the learning rate, `cosine` lets it fall to nothing along half a cosine
         over the rounds of the plan, so that the noise of the last rounds moves little.
+      max_noise_gain: Adam divides by signal and noise together, so noise shortens its steps. At
+        most by this factor they are made longer again, as far as the known variance of the noise
+        says; 1 leaves them as they are. Without a bound a step where noise is nearly all would be
+        endless.
     """
 
     name: Literal["mean", "adam"] = "mean"
@@ -98,6 +102,7 @@ class ServerOptimizerConfig:
     beta_1: float = 0.5
     beta_2: float = 0.999
     decay: Literal["none", "cosine"] = "none"
+    max_noise_gain: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse a step that goes nowhere, and moments that never settle."""
@@ -110,6 +115,10 @@ class ServerOptimizerConfig:
                 raise ValueError(f"expected 0 <= {name} < 1, got {beta}")
         if self.decay not in ("none", "cosine"):
             raise ValueError(f"expected decay none or cosine, got {self.decay!r}")
+        if not (math.isfinite(self.max_noise_gain) and self.max_noise_gain >= 1):
+            raise ValueError(f"expected max_noise_gain >= 1, got {self.max_noise_gain}")
+        if self.max_noise_gain != 1 and self.name != "adam":
+            raise ValueError("expected max_noise_gain only with adam, whose steps noise shortens")
 
     def rate(self, server_round: int, num_rounds: int) -> float:
         """The learning rate of a round.

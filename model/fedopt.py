@@ -5,11 +5,18 @@ The mean update is treated as the direction of a gradient step (FedOpt, Reddi et
 sites may send one large private step a round and nobody's optimizer begins anew. Under privacy
 both are post-processing: only what the sites have released goes in.
 
+Adam divides by the root of the mean square, to which noise adds its variance: the more noise, the
+shorter the steps, and a rate that fits large sites would leave small ones where they began. The
+variance is known from the plan, so what it takes from the step's length can be given back. It is
+done for all values alike: a single value's mean square over some tens of rounds is too rough to
+take a variance from (as Tang et al. 2023, arXiv 2312.14334, do over many more steps).
+
 The arithmetic is float64 and elementwise, so every machine takes the same step.
 
 Shape suffix: P values of all trained tensors.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +57,12 @@ class Moments:
 
 
 def server_step(
-    config: ServerOptimizerConfig, mean_P: Packed, moments: Moments, *, rate: float
+    config: ServerOptimizerConfig,
+    mean_P: Packed,
+    moments: Moments,
+    *,
+    rate: float,
+    noise_variance: float = 0.0,
 ) -> tuple[Packed, Moments]:
     """What is added to the trained tensors, float32, shape (P,), and the moments after it.
 
@@ -59,6 +71,7 @@ def server_step(
       mean_P: Weighted mean of the sites' updates, float32.
       moments: As the last step left them.
       rate: The round's learning rate (`ServerOptimizerConfig.rate`).
+      noise_variance: Of each value of `mean_P`, what its noise adds; 0 where none is known.
 
     Raises:
       ValueError: Moments of another size.
@@ -72,6 +85,16 @@ def server_step(
     first_P = config.beta_1 * moments.first + (1 - config.beta_1) * update_P
     second_P = config.beta_2 * moments.second + (1 - config.beta_2) * update_P**2
     direction_P = first_P / (1 - config.beta_1**num_steps)
-    scale_P = np.sqrt(second_P / (1 - config.beta_2**num_steps)) + _EPSILON
-    step_P = rate * direction_P / scale_P
+    square_P = second_P / (1 - config.beta_2**num_steps)
+    gain = _noise_gain(float(square_P.mean()), noise_variance, config.max_noise_gain)
+    step_P = rate * gain * direction_P / (np.sqrt(square_P) + _EPSILON)
     return step_P.astype(np.float32), Moments(first_P, second_P, num_steps)
+
+
+def _noise_gain(square: float, noise_variance: float, most: float) -> float:
+    """What a step is multiplied with so that it is as long as without the noise; 1 to `most`."""
+    signal = square - noise_variance
+    if noise_variance <= 0 or square <= 0:
+        return 1.0
+    # The mean square of many values may lie below the variance by chance.
+    return most if signal * most**2 <= square else math.sqrt(square / signal)

@@ -13,6 +13,7 @@ import hashlib
 import math
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -291,6 +292,26 @@ class RunPlan:
             if share.name == site:
                 return share
         raise ConfigError(f"expected one of the plan's sites, got {site!r}")
+
+    def noise_variance(self, sites: Sequence[str]) -> float:
+        """Variance that privacy's noise has in each value of the mean of these sites' updates.
+
+        It follows from what the plan makes public, and holds where sites take plain gradient
+        steps; Adam at the sites makes noise of another size, and 0 says that it is not known. A
+        site of a lower rank, or an update that was scaled down to the bound, has less of it.
+
+        Args:
+          sites: Whose updates are averaged, by their declared units.
+        """
+        if self.optimizer.name != "sgd" or not sites:
+            return 0.0
+        mechanism = self.mechanism
+        # A site of n units sends noise of deviation (rate * sigma * C) / (q * n) a step, and has
+        # the weight n / total: the n cancels.
+        total = sum(self.share(site).num_units for site in sites)
+        deviation = self.optimizer.learning_rate * mechanism.noise_multiplier * mechanism.clip_norm
+        one = (deviation / (mechanism.sample_rate * total)) ** 2
+        return len(sites) * mechanism.steps_per_round * one
 
     def canonical(self) -> bytes:
         """The plan's bytes, JSON after RFC 8785."""

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig, Target, Train
 from model.factors import round_specs
@@ -55,11 +55,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+def _where(written: object, key: str, values: tuple[str, ...], **defaults: object) -> object:
+    """What a person wrote, with other defaults where `key` has one of `values`."""
+    if isinstance(written, dict) and written.get(key) in values:
+        return {**defaults, **written}
+    return written
+
+
 class _Adapter(_Section):
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
+    lora_rank: int = 32
+    lora_alpha: float = 64.0
     lora_dropout: float = 0.0
-    targets: list[Target] = ["attention"]
+    targets: list[Target] | None = None
     train: Train = "B"
     site_ranks: dict[str, int] = {}
 
@@ -82,22 +89,35 @@ class _Privacy(_Section):
     target_epsilon: float
     delta: float
     noise_multiplier: float | None = None
-    clip_norm: float = 1.0
+    clip_norm: float = 0.3
     sample_rate: float
-    steps_per_round: int
+    steps_per_round: int = 1
 
 
 class _Optimizer(_Section):
-    name: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 0.01
+    name: Literal["adam", "sgd"] = "sgd"
+    learning_rate: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, written: object) -> object:
+        return _where(written, "name", ("adam",), learning_rate=0.01)
 
 
 class _ServerOptimizer(_Section):
-    name: Literal["mean", "adam"] = "mean"
-    learning_rate: float = 1.0
+    name: Literal["mean", "adam"] = "adam"
+    learning_rate: float = 0.04
     beta_1: float = 0.5
     beta_2: float = 0.999
-    decay: Literal["none", "cosine"] = "none"
+    decay: Literal["none", "cosine"] = "cosine"
+    max_noise_gain: float = 2.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, written: object) -> object:
+        return _where(
+            written, "name", ("mean",), learning_rate=1.0, decay="none", max_noise_gain=1.0
+        )
 
 
 class _Rounds(_Section):
@@ -126,6 +146,16 @@ class PlanFile(_Section):
     server_optimizer: _ServerOptimizer = _ServerOptimizer()
     rounds: _Rounds
     exits: _Exits = _Exits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, written: object) -> object:
+        if not isinstance(written, dict) or not isinstance(written.get("adapter"), dict):
+            return written
+        # Where factors change or take turns, the coordinator keeps no moments.
+        plain = {"optimizer": {"name": "adam"}, "server_optimizer": {"name": "mean"}}
+        turning = written["adapter"].get("train") in ("AB", "B-svd")
+        return {**plain, **written} if turning else written
 
 
 def read_plan_file(path: Path) -> PlanFile:
@@ -256,16 +286,22 @@ def _shares(written: PlanFile, roster: Roster) -> tuple[SiteShare, ...]:
 def _adapter(written: PlanFile, folder: Path) -> tuple[BaseRef, AdapterConfig, "AdapterState"]:
     """The base by digest, the adapter's numbers, and its initial tensors."""
     # Imported here: torch takes seconds, and the other commands never get here.
-    from model.adapter import INITIAL_SEED, initial_adapter
+    from model.adapter import INITIAL_SEED, has_target, initial_adapter
     from model.base import UnusableBaseError, base_digest, nano_folder, read_config
 
     base_folder = nano_folder() if written.base == "nano" else folder / written.base
     try:
         ref = BaseRef(name=base_folder.name, digest=base_digest(base_folder))
         numbers = written.adapter.model_dump(exclude={"targets", "site_ranks"})
+        base = read_config(base_folder)
+        targets = written.adapter.targets
+        if targets is None:
+            # Drop-out is offered for attention alone.
+            fits = has_target(base, "shared") and numbers["lora_dropout"] == 0
+            targets = ["shared"] if fits else ["attention"]
         # Sorted, so that two ways to write a plan are one plan.
-        adapter = AdapterConfig(**numbers, targets=tuple(sorted(written.adapter.targets)))
-        return ref, adapter, initial_adapter(read_config(base_folder), adapter, seed=INITIAL_SEED)
+        adapter = AdapterConfig(**numbers, targets=tuple(sorted(targets)))
+        return ref, adapter, initial_adapter(base, adapter, seed=INITIAL_SEED)
     except UnusableBaseError as error:
         raise ConfigError(f"base {written.base}: {error}", hint=error.hint) from None
     except ValueError as error:

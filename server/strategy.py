@@ -7,7 +7,7 @@ round 1 and arrives where it was.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -130,11 +130,11 @@ class PlanStrategy(Strategy):
         if mean.num_updates < plan.rounds.min_sites:
             self._rounds.failed(server_round, mean.num_updates, seconds)
             return None, None
-        released = self._stepped(server_round, mean.mean())
+        released = self._stepped(server_round, mean.mean(), seen)
         self._rounds.released(server_round, released, sorted(seen), seconds)
         return adapter_record(released), None
 
-    def _stepped(self, server_round: int, mean: Packed) -> Packed:
+    def _stepped(self, server_round: int, mean: Packed, sites: Sequence[str]) -> Packed:
         """The next adapter; what the server optimizer remembers is kept before it is released."""
         plan = self._plan
         rate = plan.server_optimizer.rate(server_round, plan.rounds.num_rounds)
@@ -148,7 +148,13 @@ class PlanStrategy(Strategy):
         if before != plan.initial_adapter:
             moments = self._registry.load_moments(plan.digest, before, mean.size)
             self._registry.forget_moments(plan.digest, but=before)
-        step, moments = server_step(plan.server_optimizer, mean, moments, rate=rate)
+        step, moments = server_step(
+            plan.server_optimizer,
+            mean,
+            moments,
+            rate=rate,
+            noise_variance=plan.noise_variance(sites),
+        )
         adapter = add_update(plan.tensors, self._adapter, step)
         # A crash here leaves moments without an adapter; the round is done again and writes them
         # anew.

@@ -40,7 +40,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         sample_rate=0.5,
         steps_per_round=2,
         num_rounds=2,
-        plain_rate=1.0,
     )
     return Study(write(root / "train", 20), write(root / "test", 6), recipe)
 

@@ -40,6 +40,7 @@ from privacy.plan import (
     SiteShare,
     TextConfig,
 )
+from server.aggregate import StreamingMean
 
 ADAPTER = AdapterConfig(lora_rank=2, lora_alpha=4.0)
 MECHANISM: dict[str, object] = {
@@ -164,6 +165,37 @@ def test_without_a_drawn_unit_the_update_is_noise_of_the_stated_size(
     size = len(result.update)
     assert float(result.update.std()) == pytest.approx(0.02, rel=5 / math.sqrt(2 * size))
     assert math.isnan(result.loss_local)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_variance_that_the_plan_tells_is_that_of_the_mean_of_updates(
+    model: nn.Module,
+    make_plan: Callable[..., RunPlan],
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+) -> None:
+    monkeypatch.setattr(train, "draw_units", lambda _num_units, _sample_rate: [])
+    shares = (SiteShare(name="east", num_units=10), SiteShare(name="west", num_units=30))
+    optimizer = OptimizerConfig(name="sgd", learning_rate=0.5)
+    plan = replace(make_plan(optimizer=optimizer, steps_per_round=steps), sites=shares)
+    start = read_adapter(model)
+    mean = StreamingMean(packed_size(plan.trained_tensors))
+    for one in shares:
+        load_adapter(model, start)
+        update = train_round(model, make_units(3), plan, one, server_round=1).update
+        mean.add(update, float(one.num_units))
+    measured = float(mean.mean().astype(np.float64).var())
+    told = plan.noise_variance(["east", "west"])
+    assert measured == pytest.approx(
+        told, rel=5 * math.sqrt(2 / packed_size(plan.trained_tensors))
+    )
+
+
+def test_no_variance_is_told_where_sites_take_adams_steps_or_nobody_answers(
+    make_plan: Callable[..., RunPlan],
+) -> None:
+    assert make_plan(optimizer=OptimizerConfig(name="adam")).noise_variance(["north"]) == 0
+    assert make_plan().noise_variance([]) == 0
 
 
 def test_the_declared_number_of_units_is_the_denominator_and_not_the_true_one(

@@ -53,9 +53,6 @@ noise_multiplier = {noise}
 sample_rate = 0.2
 steps_per_round = 1
 
-[optimizer]
-learning_rate = 0.02
-
 [rounds]
 num_rounds = {num_rounds}
 min_sites = {min_sites}

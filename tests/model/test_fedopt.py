@@ -64,6 +64,54 @@ def test_an_unknown_decay_is_refused() -> None:
         ServerOptimizerConfig(decay="linear")  # type: ignore[arg-type]
 
 
+@given(deviation=st.floats(0.1, 3.0), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=20)
+def test_a_step_under_known_noise_is_as_long_as_one_without_it(
+    deviation: float, seed: int
+) -> None:
+    """Along the signal: what the noise adds across it is the price of the privacy."""
+    random = np.random.default_rng(seed)
+    signal = random.choice([-1.0, 1.0], size=20_000)
+    noised = (signal + random.normal(0, deviation, signal.size)).astype(np.float32)
+    none = Moments.none(signal.size)
+    config = ServerOptimizerConfig(name="adam", learning_rate=0.1, max_noise_gain=10.0)
+    clean, _ = server_step(config, signal.astype(np.float32), none, rate=0.1)
+    followed, _ = server_step(config, noised, none, rate=0.1, noise_variance=deviation**2)
+    plain, _ = server_step(config, noised, none, rate=0.1)
+    gain = np.linalg.norm(followed) / np.linalg.norm(plain)
+    assert gain == pytest.approx(np.sqrt(1 + deviation**2), rel=0.15)
+    assert np.linalg.norm(clean) == pytest.approx(0.1 * np.sqrt(signal.size), rel=1e-3)
+
+
+@pytest.mark.parametrize("noise_variance", [1.0, 2.0, 1e9])
+def test_a_step_in_nothing_but_noise_is_made_longer_by_the_bound_alone(
+    noise_variance: float,
+) -> None:
+    config = ServerOptimizerConfig(name="adam", learning_rate=0.1, max_noise_gain=2.5)
+    mean = np.ones(4, dtype=np.float32)
+    plain, _ = server_step(config, mean, Moments.none(4), rate=0.1)
+    step, _ = server_step(config, mean, Moments.none(4), rate=0.1, noise_variance=noise_variance)
+    np.testing.assert_allclose(step, 2.5 * plain, rtol=1e-6)
+
+
+@given(noise_variance=st.floats(0, 10), most=st.floats(1, 10))
+def test_a_step_is_never_made_shorter_nor_longer_than_the_bound(
+    noise_variance: float, most: float
+) -> None:
+    config = ServerOptimizerConfig(name="adam", learning_rate=0.1, max_noise_gain=most)
+    mean = np.array([1.0, -2.0, 0.5], dtype=np.float32)
+    plain, _ = server_step(config, mean, Moments.none(3), rate=0.1)
+    step, _ = server_step(config, mean, Moments.none(3), rate=0.1, noise_variance=noise_variance)
+    ratio = step / plain
+    assert (ratio >= 1 - 1e-6).all()
+    assert (ratio <= most + 1e-5).all()
+
+
+def test_a_gain_is_for_adam_alone() -> None:
+    with pytest.raises(ValueError, match="only with adam"):
+        ServerOptimizerConfig(max_noise_gain=2.0)
+
+
 def test_moments_of_another_size_are_refused() -> None:
     mean = np.zeros(2, dtype=np.float32)
     with pytest.raises(ValueError, match="moments of 2 values"):
@@ -72,7 +120,14 @@ def test_moments_of_another_size_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"learning_rate": 0.0}, {"beta_1": 1.0}, {"beta_2": -0.1}, {"learning_rate": float("nan")}],
+    [
+        {"learning_rate": 0.0},
+        {"beta_1": 1.0},
+        {"beta_2": -0.1},
+        {"learning_rate": float("nan")},
+        {"max_noise_gain": 0.5},
+        {"max_noise_gain": float("inf")},
+    ],
 )
 def test_impossible_numbers_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):

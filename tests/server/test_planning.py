@@ -1,14 +1,17 @@
 """From PLAN.toml to what is adapted, and what a plan cannot ask for."""
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, MixtralConfig
 
-from model.config import AdapterConfig
+from model.base import nano_folder
+from model.config import AdapterConfig, ServerOptimizerConfig
 from model.tensors import packed_size
 from privacy.errors import ConfigError
-from privacy.plan import RunPlan
+from privacy.plan import OptimizerConfig, RunPlan
 from server.config import load, template
 from server.planning import _adapter, make_plan, read_plan_file
 from server.roster import Roster
@@ -57,11 +60,49 @@ def make(folder: Path, adapter: str) -> RunPlan:
         return make_plan(write(folder, adapter=adapter), config, roster)[0]
 
 
-def test_a_plan_adapts_attention_unless_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_plan_adapts_the_shared_experts_unless_it_says_otherwise(tmp_path: Path) -> None:
     written = read_plan_file(write(tmp_path))
     _, adapter, initial = _adapter(written, tmp_path)
-    assert adapter == AdapterConfig(lora_rank=8, lora_alpha=16.0)
-    assert all(".self_attn." in spec.name for spec in initial.specs)
+    assert adapter == AdapterConfig(lora_rank=32, lora_alpha=64.0, targets=("shared",))
+    assert all(".shared_experts." in spec.name for spec in initial.specs)
+
+
+def test_a_base_without_shared_experts_is_adapted_in_its_attention(tmp_path: Path) -> None:
+    config = MixtralConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_local_experts=2,
+        num_attention_heads=2, num_key_value_heads=2, vocab_size=32,
+    )  # fmt: skip
+    base = tmp_path / "small"
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    shutil.copy(nano_folder() / "tokenizer.json", base)
+    path = write(tmp_path)
+    path.write_text(f'base = "{base}"\n{path.read_text()}')
+    _, adapter, _ = _adapter(read_plan_file(path), tmp_path)
+    assert adapter.targets == ("attention",)
+
+
+def test_drop_out_is_for_attention(tmp_path: Path) -> None:
+    written = read_plan_file(write(tmp_path, adapter="lora_dropout = 0.1"))
+    assert _adapter(written, tmp_path)[1].targets == ("attention",)
+
+
+def test_the_defaults_are_the_recipe_and_other_modes_have_their_own(tmp_path: Path) -> None:
+    recipe = make(tmp_path, "")
+    assert recipe.optimizer == OptimizerConfig(name="sgd", learning_rate=1.0)
+    assert recipe.server_optimizer == ServerOptimizerConfig(
+        name="adam", learning_rate=0.04, decay="cosine", max_noise_gain=2.5
+    )
+    for train in ("AB", "B-svd"):
+        other = make(tmp_path, f'train = "{train}"')
+        assert other.optimizer == OptimizerConfig(name="adam", learning_rate=0.01)
+        assert other.server_optimizer == ServerOptimizerConfig()
+
+
+def test_the_mean_is_added_whole_unless_a_plan_says_otherwise(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text() + '[server_optimizer]\nname = "mean"\n')
+    written = read_plan_file(path).server_optimizer
+    assert ServerOptimizerConfig(**written.model_dump()) == ServerOptimizerConfig()
 
 
 def test_targets_are_sorted_and_make_the_list_of_tensors(tmp_path: Path) -> None:
