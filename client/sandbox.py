@@ -432,12 +432,14 @@ def _is_empty(folder: str) -> bool:
 # ── the three processes ────────────────────────────────────────────────────────────────────────
 
 
-def _close_all_but(kept: Sequence[int]) -> None:
-    wanted = {0, 1, 2, *kept}
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in wanted:
-            with contextlib.suppress(OSError):  # the one that listed the folder
-                os.close(int(name))
+def _open_descriptors() -> tuple[int, ...]:
+    return tuple(int(name) for name in os.listdir("/proc/self/fd"))
+
+
+def _close_all(descriptors: Sequence[int], *, but: Sequence[int] = ()) -> None:
+    for descriptor in set(descriptors) - {0, 1, 2, *but}:
+        with contextlib.suppress(OSError):  # the one that listed them
+            os.close(descriptor)
 
 
 def _exit_like(status: int) -> NoReturn:
@@ -484,7 +486,11 @@ def _become_program(
 
 
 def _become_first(
-    settings: SandboxSettings, *, namespaces: _Namespaces, keeper_alive: int
+    settings: SandboxSettings,
+    *,
+    namespaces: _Namespaces,
+    keeper_alive: int,
+    descriptors: Sequence[int],
 ) -> NoReturn:
     """Be process 1 of the namespace: start the program, bury its dead, take all along."""
     try:
@@ -498,7 +504,7 @@ def _become_first(
         program = os.fork()
         if program == 0:
             _become_program(settings, parent=1, namespaces=namespaces)
-        _close_all_but(())
+        _close_all(descriptors)
         while True:
             ended, status = os.wait()
             if ended == program:
@@ -548,16 +554,24 @@ def main(settings: SandboxSettings) -> NoReturn:
         _enter_namespaces(namespaces, settings)
     keeper_alive, keeper_end = os.pipe()
     own = os.getpid()
+    # Before the fork: process 1 mounts a /proc of its namespace over this one, in which this
+    # process does not exist.
+    descriptors = _open_descriptors()
     child = os.fork()
     if child == 0:
         os.close(keeper_end)
         os.close(settings.lifeline_fd)
         if namespaces is not None and namespaces.process:
-            _become_first(settings, namespaces=namespaces, keeper_alive=keeper_alive)
+            _become_first(
+                settings,
+                namespaces=namespaces,
+                keeper_alive=keeper_alive,
+                descriptors=descriptors,
+            )
         _prefer_as_victim()
         _become_program(settings, parent=own, namespaces=namespaces)
     # The program's pipes must be its own: a copy here would hide its end from the agent.
-    _close_all_but((settings.lifeline_fd, keeper_end))
+    _close_all(descriptors, but=(settings.lifeline_fd, keeper_end))
     _keep(child, settings)
 
 

@@ -417,3 +417,47 @@ def test_an_ordinary_user_gets_such_a_room_too() -> None:
         assert answer in {'"ENOENT"', '"EACCES"'}
     if sandbox.filters_calls():
         assert "network_forbidden=True" in report
+
+
+SLOW_KEEPER = """
+import sys, time
+from client import sandbox
+
+close_all = sandbox._close_all
+
+def slowly(*descriptors, **kept):
+    time.sleep(0.5)
+    close_all(*descriptors, **kept)
+
+sandbox._close_all = slowly
+sandbox.main(sandbox.SandboxSettings.from_json(sys.argv[1]))
+"""
+
+
+def test_a_room_whose_program_is_quick_outlives_a_slow_first_process(tmp_path: Path) -> None:
+    """By then another /proc is mounted, in which the first process does not exist."""
+    reading, writing = os.pipe()
+    lifeline, held = os.pipe()
+    settings = SandboxSettings(
+        argv=(sys.executable, "-c", "pass"),
+        hide=(),
+        writable=None,
+        scratch=str(tmp_path),
+        memory_limit_mb=400,
+        forbid_network=True,
+        use_namespaces=True,
+        lifeline_fd=lifeline,
+        report_fd=writing,
+        program_fds=(),
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", SLOW_KEEPER, settings.to_json()],
+        pass_fds=(lifeline, writing),
+        check=False,
+        timeout=30,
+    )
+    os.close(writing)
+    assert ended.returncode == 0
+    assert os.read(reading, 65536)
+    for descriptor in (reading, lifeline, held):
+        os.close(descriptor)
