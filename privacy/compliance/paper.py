@@ -151,7 +151,8 @@ class _Tree(HTMLParser):
 
 def _body(page: str, name: str, words: Words, families: Sequence[str]) -> Node:
     drawings: list[Node] = []
-    style = _style(families)
+    # In a drawing the first family that is there sets all text, and others stand in one by one.
+    style = _style([*families[1:], *families[:1]] if words.language == "zh" else families)
 
     def take(found: re.Match[str]) -> str:
         drawings.append(_drawing(found[0], style))

@@ -498,6 +498,20 @@ def test_an_adapter_from_an_update_that_was_not_accepted_is_named(log: Evidence)
     assert "names b, whose update was not accepted" in message
 
 
+def test_an_evaluation_of_an_adapter_that_was_not_released_is_named(log: Evidence) -> None:
+    victim = log.index(Event.EVALUATED, "b")
+
+    def change(entry: Entry, said: dict[str, Any]) -> dict[str, Any]:
+        if entry.event is Event.EVALUATED and entry.party == "b":
+            said["subjects"]["adapter"] = "sha256:" + "aa" * 32
+        return said
+
+    log.retell(change)
+    index, message = log.first_bad()
+    assert index == victim
+    assert "expected b to measure the adapter of round 2" in message
+
+
 def test_an_accepted_update_that_is_not_the_one_that_was_sent_is_named(log: Evidence) -> None:
     victim = log.index(Event.UPDATE_ACCEPTED)
 
