@@ -332,7 +332,7 @@ def test_a_second_checkpoint_that_contradicts_the_first_is_found(log: Evidence) 
 
 
 def test_a_history_that_does_not_extend_an_older_checkpoint_is_named(log: Evidence) -> None:
-    """The operator told the rest anew, at another length, and older checkpoints are still known."""
+    """The operator told the rest anew and at another length; older checkpoints are still known."""
     history = (log.folder / CHECKPOINTS).read_text(encoding="utf-8").splitlines()
     victim = forked(log)
     log.rewrite(log.lines[:-1])
