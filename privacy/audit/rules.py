@@ -75,11 +75,11 @@ class Rules:
             Event.ROUND_FAILED: self._round_failed,
             Event.RUN_FINISHED: self._run_finished,
             Event.PLAN_APPROVED: self._plan_approved,
+            Event.EVALUATED: self._evaluated,
             Event.DATA_MASKED: self._data_masked,
             Event.BUDGET_RESERVED: self._budget_reserved,
             Event.BUDGET_COMMITTED: self._budget_committed,
             Event.UPDATE_SENT: self._update_sent,
-            Event.EVALUATED: self._evaluated,
         }
 
     def check(self, entry: Entry, index: int, *, recompute: bool = True) -> None:
