@@ -5,6 +5,7 @@
 #   make test                       all tests; PYTEST_ARGS="-m 'not slow'" for the fast ones
 #   make check                      lint, then all tests
 #   make postgresql                 install a PostgreSQL server, on which the SQL connector is tested (Debian)
+#   make chinese-font               install a font in which a Chinese report is printed (Debian)
 #   make bench                      measured beside stock Flower
 #
 # On a Linux machine without a GPU the smaller CPU build of torch will do:
@@ -33,7 +34,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_OFFLINE := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help venv $(VENV) demo test check postgresql lint lint-format lint-style lint-types lint-imports format bench constraints clean
+.PHONY: help venv $(VENV) demo test check postgresql chinese-font lint lint-format lint-style lint-types lint-imports format bench constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -84,12 +85,18 @@ postgresql:
 	  || { $(SUDO) apt-get update --quiet && \
 	       $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends postgresql; }
 
+# For a PDF of the report in Chinese; 1.6 MB, and Apache-2.0 as we are.
+chinese-font:
+	@ls /usr/share/fonts/truetype/wqy/*.ttc >/dev/null 2>&1 \
+	  || { $(SUDO) apt-get update --quiet && \
+	       $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends fonts-wqy-microhei; }
+
 bench: $(INSTALLED)
 	$(BIN)/python -m bench round $(BENCH_ARGS)
 
 # `+cpu` is cut off so that a machine with GPUs may take the build that fits its driver.
 constraints: $(INSTALLED)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra simulation --extra validators --python-version 3.11 --torch-backend cpu \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra simulation --python-version 3.11 --torch-backend cpu \
 	  --allow-unsafe --no-header --no-annotate --no-emit-index-url --output-file constraints.txt
 	sed -i 's/+cpu$$//' constraints.txt
 

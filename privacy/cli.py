@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from privacy import reading, reporting
+from privacy import reading, reporting, sealing
 from privacy.audit.entry import Event
 from privacy.audit.export import export_tiles
 from privacy.audit.keys import KeyRing
@@ -30,7 +30,9 @@ _HANDLERS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     own = {"verify": _verify, "tiles": _tiles}
-    return run(build_parser(), {**_HANDLERS, **reporting.HANDLERS, **own}, argv)
+    return run(
+        build_parser(), {**_HANDLERS, **reporting.HANDLERS, **sealing.HANDLERS, **own}, argv
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reading(commands)
 
     reporting.add_parsers(commands)
+    sealing.add_parsers(commands)
     return parser
 
 

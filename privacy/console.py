@@ -7,6 +7,7 @@ reader can do something, a line `hint: ...`; never a stack trace for what an ope
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -17,6 +18,7 @@ OK = 0
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -42,6 +44,13 @@ class Parser(argparse.ArgumentParser):
         print(f"error: {message}", file=sys.stderr)
         print(f"hint: see `{self.prog} --help`", file=sys.stderr)
         sys.exit(USAGE)
+
+
+def public_key(text: str) -> bytes:
+    """An argument that is a public key in hex."""
+    if not _KEY.fullmatch(text):
+        raise argparse.ArgumentTypeError("expected a public key of 64 hex digits")
+    return bytes.fromhex(text)
 
 
 def say(text: str) -> None:

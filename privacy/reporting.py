@@ -1,7 +1,6 @@
-"""The commands of cloister-audit that make, sign and check reports."""
+"""The commands of cloister-audit that make reports, and sheets of declarations for them."""
 
 import argparse
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,25 @@ from privacy.audit.policy import Policy
 from privacy.audit.verify import VerifiedLog, verify_log
 from privacy.compliance.controls import assess
 from privacy.compliance.declarations import Sheet, read_sheet, write_sheet
+from privacy.compliance.documents import strays
 from privacy.compliance.documents.bundle import documents
 from privacy.compliance.evidence import gather
+from privacy.compliance.paper import render_pdf
 from privacy.compliance.queries import QUERIES
 from privacy.compliance.regimes import REGIMES, Regime, load_regimes
 from privacy.compliance.report import Extras, render_report
 from privacy.compliance.results import read_results
-from privacy.compliance.seal import check_files, check_own_digest, digest, open_seal, seal
+from privacy.compliance.seal import check_files, digest, open_seal, path_of, seal
 from privacy.compliance.words import LANGUAGES, Words
-from privacy.console import OK, Parser, result, result_json, say
+from privacy.console import OK, Parser, UsageError, public_key, result, result_json, say
 from privacy.errors import ConfigError, VerificationError
 from privacy.pki.identity import SigningKey, fingerprint
-
-SEAL_SUFFIX = ".dsse"
-_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
     """The commands and their options."""
     _add_report(commands)
     _add_declarations(commands)
-    _add_sealing(commands)
 
 
 def add_log(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +90,7 @@ def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     report.add_argument(
         "--declared-by",
-        type=_public_key,
+        type=public_key,
         metavar="KEY",
         help="public key (hex) whose signature FILE.dsse of the declarations must be",
     )
@@ -101,6 +98,18 @@ def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--documents",
         action="store_true",
         help="also write OSCAL, CycloneDX ML-BOM, model card and Croissant beside the page",
+    )
+    report.add_argument(
+        "--pdf",
+        type=Path,
+        metavar="FILE",
+        help="also write the page as a PDF, into the page's folder (extra pdf)",
+    )
+    report.add_argument(
+        "--font",
+        type=Path,
+        metavar="DIR",
+        help="folder with a font for the PDF, which Chinese needs; by default this machine's",
     )
     report.add_argument(
         "--key", type=Path, metavar="FILE", help="sign page and documents with this private key"
@@ -129,50 +138,6 @@ def _add_declarations(commands: "argparse._SubParsersAction[Parser]") -> None:
     sheet.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="where the new sheet goes"
     )
-
-
-def _add_sealing(commands: "argparse._SubParsersAction[Parser]") -> None:
-    keygen = commands.add_parser(
-        "keygen",
-        help="make a key to sign reports and declarations with",
-        description="Make an Ed25519 key in a new file that only its owner can read, and print"
-        " its public half.",
-        example="cloister-audit keygen --out auditor.key",
-    )
-    keygen.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
-
-    sign = commands.add_parser(
-        "sign",
-        help="sign a file, such as filled-in declarations",
-        description="Write FILE.dsse: a detached signature of the file.",
-        example="cloister-audit sign declarations.toml --key officer.key",
-    )
-    sign.add_argument("file", type=Path, metavar="FILE", help="what is signed")
-    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="a private key")
-
-    check = commands.add_parser(
-        "verify-report",
-        help="check that a signed report and its documents are as they were signed",
-        description="Check REPORT.dsse, the digests of all files that were signed together, and"
-        " the page's own digest. It does not check the log: for that, verify.",
-        example="cloister-audit verify-report report.html --key"
-        " 17cb79fb2b4120f2b1ec65e4198d6e08b28e813feb01e4a400839b85e18080ce",
-    )
-    check.add_argument("report", type=Path, metavar="REPORT", help="the page")
-    check.add_argument(
-        "--key",
-        type=_public_key,
-        required=True,
-        metavar="KEY",
-        help="the signer's public key, 64 hex digits",
-    )
-    check.add_argument("--json", action="store_true", help="the result as JSON")
-
-
-def _public_key(text: str) -> bytes:
-    if not _KEY.fullmatch(text):
-        raise argparse.ArgumentTypeError("expected a public key of 64 hex digits")
-    return bytes.fromhex(text)
 
 
 def _verified(args: argparse.Namespace) -> VerifiedLog:
@@ -206,15 +171,11 @@ def _sheet(args: argparse.Namespace, regimes: list[Regime], log: VerifiedLog) ->
         )
     if args.declared_by is None:
         return sheet
-    named = open_seal(_seal_of(args.declarations).read_bytes(), args.declared_by)
-    if args.declarations.name not in named:
+    sealed = open_seal(path_of(args.declarations).read_bytes(), args.declared_by)
+    if args.declarations.name not in sealed.files:
         raise VerificationError(f"{args.declarations.name} is not what was signed")
-    check_files(args.declarations.parent, named)
+    check_files(args.declarations.parent, sealed.files)
     return sheet.signed(fingerprint(args.declared_by))
-
-
-def _seal_of(path: Path) -> Path:
-    return path.with_name(path.name + SEAL_SUFFIX)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -229,6 +190,7 @@ def report(args: argparse.Namespace) -> int:
     beside = documents(evidence, regimes, declared, at=at) if args.documents else {}
     if args.out.name in beside:
         raise ConfigError(f"expected another name than {args.out.name}, which a document has")
+    pdf = _pdf_name(args, {*beside, args.out.name})
     extras = Extras(
         results=[read_results(path) for path in args.results],
         regimes=assess(evidence, regimes, declared, Words(args.lang)),
@@ -236,19 +198,40 @@ def report(args: argparse.Namespace) -> int:
         beside=[(name, digest(content)) for name, content in sorted(beside.items())],
         language=args.lang,
     )
-    files = {**beside, args.out.name: render_report(log, extras, at=at).encode()}
+    page = render_report(log, extras, at=at)
+    files = {**beside, args.out.name: page.encode()}
+    if pdf:
+        files[pdf] = render_pdf(page, args.out.name, Words(args.lang), at=at, fonts=args.font)
     # The signature is written last: a crash before leaves a report that nobody signed.
     try:
-        signature = seal(files, key, at=format_time(at)) if key else None
+        signature = seal(files, key, at=format_time(at), log=log.checkpoint) if key else None
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for name, content in files.items():
         (args.out.parent / name).write_bytes(content)
-    _seal_of(args.out).unlink(missing_ok=True)
+    path_of(args.out).unlink(missing_ok=True)
     if signature:
-        _seal_of(args.out).write_bytes(signature)
+        path_of(args.out).write_bytes(signature)
+    for name in strays(args.out, files):
+        say(f"note: {name} lies beside the page and is not of this report; take it away")
     _tell(args, log, files, key)
     return OK
+
+
+def _pdf_name(args: argparse.Namespace, taken: set[str]) -> str:
+    """The PDF's name, or nothing where none is wanted."""
+    if args.pdf is None:
+        if args.font is not None:
+            raise UsageError("expected --pdf with --font")
+        return ""
+    if args.pdf.parent.resolve() != args.out.parent.resolve():
+        raise UsageError(
+            f"expected the PDF in the page's folder {args.out.parent}, got {args.pdf}",
+            hint="what is signed together lies together",
+        )
+    if args.pdf.name in taken or args.pdf.suffix.lower() != ".pdf":
+        raise UsageError(f"expected a name of its own that ends in .pdf, got {args.pdf.name}")
+    return str(args.pdf.name)
 
 
 def _tell(
@@ -256,8 +239,15 @@ def _tell(
 ) -> None:
     said: dict[str, Any] = {
         "report": str(args.out),
-        "entries": len(log.entries),
-        "verified": True,
+        # Not `verified`: checked against keys that came with the log, it is consistent at most.
+        "checked": {
+            "origin": log.checkpoint.origin,
+            "entries": len(log.entries),
+            "root": log.checkpoint.root.hex(),
+            "keys": "with the log" if log.keys_from_log else "given",
+            "fingerprints": {key.party: key.fingerprint for key in log.keys},
+            "cosigned": sorted(log.cosigned.witnesses) if log.cosigned else [],
+        },
         "files": {name: digest(content) for name, content in sorted(files.items())},
         "signer": key.public_key.hex() if key else None,
     }
@@ -268,7 +258,7 @@ def _tell(
     for name in sorted(set(files) - {args.out.name}):
         result(str(args.out.parent / name))
     if key:
-        result(str(_seal_of(args.out)))
+        result(str(path_of(args.out)))
         say(f"signed by {key.public_key.hex()}")
 
 
@@ -293,55 +283,4 @@ def declarations(args: argparse.Namespace) -> int:
     return OK
 
 
-def keygen(args: argparse.Namespace) -> int:
-    """Make a key."""
-    key = SigningKey.generate()
-    key.save(args.out)
-    result(key.public_key.hex())
-    say(f"fingerprint {fingerprint(key.public_key)}")
-    return OK
-
-
-def sign(args: argparse.Namespace) -> int:
-    """Sign one file."""
-    key = SigningKey.load(args.key)
-    content = args.file.read_bytes()
-    try:
-        signature = seal({args.file.name: content}, key, at=format_time(datetime.now(UTC)))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    _seal_of(args.file).write_bytes(signature)
-    result(str(_seal_of(args.file)))
-    say(f"signed by {key.public_key.hex()}")
-    return OK
-
-
-def verify_report(args: argparse.Namespace) -> int:
-    """Check a signed report."""
-    own = check_own_digest(args.report.read_bytes())
-    path = _seal_of(args.report)
-    if not path.exists():
-        raise VerificationError(
-            f"expected a signature in {path}, got none",
-            hint="the page's own digest fits it, which shows no more than that it is whole",
-        )
-    named = open_seal(path.read_bytes(), args.key)
-    if args.report.name not in named:
-        raise VerificationError(f"{args.report.name} is not among the files that were signed")
-    check_files(args.report.parent, named)
-    if args.json:
-        result_json({"verified": True, "digest": own, "files": named})
-        return OK
-    result(f"verified: {len(named)} files signed by {fingerprint(args.key)}")
-    for name, expected in named.items():
-        result(f"{expected}  {name}")
-    return OK
-
-
-HANDLERS = {
-    "report": report,
-    "declarations": declarations,
-    "keygen": keygen,
-    "sign": sign,
-    "verify-report": verify_report,
-}
+HANDLERS = {"report": report, "declarations": declarations}

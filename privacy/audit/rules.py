@@ -75,6 +75,7 @@ class Rules:
             Event.ROUND_FAILED: self._round_failed,
             Event.RUN_FINISHED: self._run_finished,
             Event.PLAN_APPROVED: self._plan_approved,
+            Event.EVALUATED: self._evaluated,
             Event.DATA_MASKED: self._data_masked,
             Event.BUDGET_RESERVED: self._budget_reserved,
             Event.BUDGET_COMMITTED: self._budget_committed,
@@ -358,6 +359,21 @@ class Rules:
         _need(
             self._sent.setdefault(site, {}).setdefault(place, update) == update,
             f"expected one update in round {place[2]}, got a second, different one",
+        )
+
+    def _evaluated(self, entry: Entry) -> None:
+        site, place = entry.party, self._round(entry)
+        self._check_active(site)
+        _need(
+            site in self._approved.get(place[0], set()),
+            f"expected {site} to approve the plan before it measures an adapter under it",
+        )
+        # A round that failed leaves the adapter of the one before it.
+        earlier = {n: a for n, a in self._released.get(place[1], {}).items() if n <= place[2]}
+        newest = earlier[max(earlier)] if earlier else self.plans[place[0]].initial_adapter
+        _need(
+            entry.subjects.get("adapter", newest) == newest,
+            f"expected {site} to measure the adapter of round {place[2]}, got another digest",
         )
 
     def _update_accepted(self, entry: Entry) -> None:

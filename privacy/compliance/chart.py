@@ -64,9 +64,10 @@ def spend_chart(
         tag(
             "text",
             say("budget {n}", n=f"{budget:g}"),
-            x=right,
+            # On the left, where the steps are low: on the right the last value stands.
+            x=_LEFT + 4,
             y=y(budget) - 4,
-            class_="budget-label end",
+            class_="budget-label",
         ),
         tag("text", f"{last:.2f}", x=right, y=y(last) - 4, class_="value end"),
         tag("text", say("round {n}", n=spends[0][0]), x=_LEFT, y=HEIGHT - 8, class_="tick")

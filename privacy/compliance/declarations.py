@@ -80,12 +80,16 @@ def read_sheet(path: Path, controls: Iterable[str]) -> Sheet:
         content = path.read_bytes()
         if len(content) > MAX_BYTES:
             raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes, got {len(content)}")
-        text = content.decode("utf-8")
+        # Editors on Windows put a mark before the text, which is no part of it.
+        text = content.decode("utf-8-sig")
         loaded = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}, line 1: expected UTF-8") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}, line {line}: expected UTF-8", hint="save the file as UTF-8"
+        ) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         # The message would quote what a person wrote; the place is enough.
         found = re.search(r"line ([0-9]+)", str(error))

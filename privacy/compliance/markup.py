@@ -11,7 +11,7 @@ class Html(str):
 
 
 NOTHING: Final = Html("")
-_VOID = {"meta", "line", "path", "rect", "circle", "polyline", "br", "hr"}
+VOID = {"meta", "line", "path", "rect", "circle", "polyline", "br", "hr"}
 
 
 def escaped(text: object) -> Html:
@@ -31,6 +31,6 @@ def tag(element: str, /, *children: object, **attributes: object) -> Html:
         for key, value in attributes.items()
         if value is not None
     )
-    if element in _VOID and not children:
+    if element in VOID and not children:
         return Html(f"<{element}{given}/>")
     return Html(f"<{element}{given}>{join(*children)}</{element}>")

@@ -1,71 +1,11 @@
-"""The page's figures of privacy: epsilon against budget, recall of masking, and quality."""
+"""The page's figures of privacy: epsilon against budget, and recall of masking."""
 
-from privacy.compliance.chart import change_bar, interval_bar, spend_chart
+from privacy.compliance.chart import interval_bar, spend_chart
 from privacy.compliance.evidence import Evidence, RunEvidence, SiteEvidence
 from privacy.compliance.markup import NOTHING, Html, join, tag
-from privacy.compliance.page import Page, note, section, table
-from privacy.compliance.results import Quality, Results
+from privacy.compliance.page import Page, section, table
 from privacy.compliance.statements import NOT_COVERED, privacy_claim
 from privacy.masking.canaries import Recall
-
-
-def quality(measured: dict[str, Results], page: Page) -> Html:
-    """Loss and accuracy, as sites handed them over."""
-    say = page.say
-    every = [quality for result in measured.values() for quality in result.quality.values()]
-    low = min(quality.accuracy for quality in every)
-    high = max(quality.accuracy for quality in every)
-
-    def row(result: Results) -> list[object]:
-        base, alone = result.quality.get("base"), result.quality.get("alone")
-        federated = result.quality.get("federated")
-        best = min((q.loss for q in result.quality.values()), default=0.0)
-        bar: object = NOTHING
-        if base is not None and federated is not None:
-            bar = change_bar(base.accuracy, federated.accuracy, low, high)
-        cells: list[object] = [result.site]
-        for measured_quality in (base, alone, federated):
-            cells += _quality_cells(measured_quality, best, page)
-        return [*cells, bar]
-
-    columns = [
-        say("Institution"),
-        say(">Base: loss"),
-        say(">accuracy"),
-        say(">Trained alone: loss"),
-        say(">accuracy"),
-        say(">Federated: loss"),
-        say(">accuracy"),
-        say("Accuracy, base to federated"),
-    ]
-    return section(
-        say("What the model learnt"),
-        tag(
-            "p",
-            say(
-                "Loss and accuracy on units that each institution held out of training: of the"
-                " base model, of an adapter that the institution trained alone, and of the"
-                " federated adapter. The lowest loss of a row is set in bold."
-            ),
-        ),
-        table(columns, (row(result) for _, result in sorted(measured.items()))),
-        note(
-            say(
-                "These figures are not part of the log. Institutions measured them at home and"
-                " chose to hand them over; nothing here can check them."
-            ),
-            warn=True,
-        ),
-    )
-
-
-def _quality_cells(quality: Quality | None, best: float, page: Page) -> list[object]:
-    if quality is None:
-        return [page.say("not measured"), ""]
-    loss: object = f"{quality.loss:.3f}"
-    if quality.loss <= best:
-        loss = tag("span", loss, class_="best")
-    return [loss, f"{100 * quality.accuracy:.1f} %"]
 
 
 def privacy(evidence: Evidence, page: Page) -> Html:

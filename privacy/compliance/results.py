@@ -5,6 +5,7 @@ It is not evidence, and the report shows it apart.
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from privacy.errors import ConfigError
 
 MAX_RESULTS_BYTES = 1_000_000
 MODELS = ("base", "alone", "federated")
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,10 +31,14 @@ class Results:
     Attributes:
       site: Whose.
       quality: By model, those of `MODELS` that were measured.
+      plan: Digest of the plan that the site names, or an empty string.
+      adapter: Digest of the federated adapter that it names, or an empty string.
     """
 
     site: str
     quality: dict[str, Quality]
+    plan: str = ""
+    adapter: str = ""
 
 
 def read_results(path: Path) -> Results:
@@ -51,7 +57,7 @@ def read_results(path: Path) -> Results:
     )
     try:
         loaded = json.loads(content)
-        site = loaded["site"]
+        site, plan, adapter = loaded["site"], loaded.get("plan", ""), loaded.get("adapter", "")
         quality = {
             model: Quality(
                 loss=float(loaded[model]["loss"]), accuracy=float(loaded[model]["accuracy"])
@@ -62,6 +68,9 @@ def read_results(path: Path) -> Results:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise problem from None
     finite = all(math.isfinite(q.loss) and 0 <= q.accuracy <= 1 for q in quality.values())
+    named = all(isinstance(name, str) and _DIGEST.fullmatch(name) for name in (plan, adapter))
     if len(content) > MAX_RESULTS_BYTES or not isinstance(site, str) or not quality or not finite:
         raise problem
-    return Results(site=site, quality=quality)
+    if not named or bool(plan) != bool(adapter):
+        raise problem
+    return Results(site=site, quality=quality, plan=plan, adapter=adapter)

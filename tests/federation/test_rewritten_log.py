@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import rfc8785
 
-from privacy.audit.checkpoint import Checkpoint, log_key, sign_checkpoint
+from privacy.audit.checkpoint import Checkpoint, log_key, parse_checkpoint, sign_checkpoint
 from privacy.audit.compare import compare_logs
 from privacy.audit.cosignature import CosigningKey
 from privacy.audit.entry import Entry, Event, make_entry, parse_entry
@@ -331,6 +331,22 @@ def test_a_second_checkpoint_that_contradicts_the_first_is_found(log: Evidence) 
         verify_log(log.folder, log.ring, accountant=accountant)
 
 
+def test_a_history_that_does_not_extend_an_older_checkpoint_is_named(log: Evidence) -> None:
+    """The operator told the rest anew and at another length; older checkpoints are still known."""
+    history = (log.folder / CHECKPOINTS).read_text(encoding="utf-8").splitlines()
+    victim = forked(log)
+    log.rewrite(log.lines[:-1])
+    log.sign()
+    known = [parse_checkpoint(Note.parse(json.loads(note)).text) for note in history]
+    size = len(log.lines)
+    kept = [note for note, this in zip(history, known, strict=True) if this.size < size]
+    (log.folder / CHECKPOINTS).write_text("".join(f"{note}\n" for note in kept), encoding="utf-8")
+    index, message = log.first_bad()
+    assert "not what the log's operator signed for" in message
+    # As near as checkpoints are: each batch of entries has one.
+    assert index == max(this.size for this in known if this.size <= victim)
+
+
 def cosign(log: Evidence, *names: str) -> Policy:
     """Have sites cosign the log; returns the policy that asks for two of three."""
     keys = {name: CosigningKey.generate(f"{ORIGIN}/{name}") for name in "abc"}
@@ -496,6 +512,48 @@ def test_an_adapter_from_an_update_that_was_not_accepted_is_named(log: Evidence)
     index, message = log.first_bad()
     assert index == victim - 1
     assert "names b, whose update was not accepted" in message
+
+
+def test_an_adapter_of_fewer_sites_than_the_plan_asks_for_is_named(log: Evidence) -> None:
+    victim = log.index(Event.ADAPTER_RELEASED)
+
+    def change(entry: Entry, said: dict[str, Any]) -> dict[str, Any]:
+        if entry.event is Event.ADAPTER_RELEASED and entry.predicate["server_round"] == 1:
+            said["predicate"]["sites"] = ["a"]
+        return said
+
+    log.retell(change)
+    index, message = log.first_bad()
+    assert index == victim
+    assert "expected updates of at least" in message
+
+
+def test_an_adapter_that_is_not_the_one_the_run_ends_with_is_named(log: Evidence) -> None:
+    victim = log.index(Event.RUN_FINISHED)
+
+    def change(entry: Entry, said: dict[str, Any]) -> dict[str, Any]:
+        if entry.event is Event.RUN_FINISHED:
+            said["subjects"]["adapter"] = "sha256:" + "cc" * 32
+        return said
+
+    log.retell(change)
+    index, message = log.first_bad()
+    assert index == victim
+    assert "expected the run to end with the adapter released last" in message
+
+
+def test_an_evaluation_of_an_adapter_that_was_not_released_is_named(log: Evidence) -> None:
+    victim = log.index(Event.EVALUATED, "b")
+
+    def change(entry: Entry, said: dict[str, Any]) -> dict[str, Any]:
+        if entry.event is Event.EVALUATED and entry.party == "b":
+            said["subjects"]["adapter"] = "sha256:" + "aa" * 32
+        return said
+
+    log.retell(change)
+    index, message = log.first_bad()
+    assert index == victim
+    assert "expected b to measure the adapter of round 2" in message
 
 
 def test_an_accepted_update_that_is_not_the_one_that_was_sent_is_named(log: Evidence) -> None:

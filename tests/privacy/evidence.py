@@ -277,7 +277,14 @@ class Federation:
             self.train(site, server_round)
         self.release(server_round)
         for site in self.sites:
-            self.say(site, Event.EVALUATED, run_id=self.run_id, server_round=server_round)
+            self.evaluate(site, server_round)
+
+    def evaluate(self, site: str, server_round: int, **subjects: str) -> int:
+        """A site measures an adapter."""
+        named = {"plan": self.plan.digest, "adapter": digest(f"adapter {server_round}")} | subjects
+        return self.say(
+            site, Event.EVALUATED, named, run_id=self.run_id, server_round=server_round
+        )
 
     def finish(self, num_rounds: int) -> int:
         """The coordinator ends the run."""

@@ -1,16 +1,22 @@
 """Reports are made, signed and checked as an auditor types it."""
 
+import base64
 import hashlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+import rfc8785
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer._signature import Signature
 
+from privacy.audit.checkpoint import Checkpoint
 from privacy.audit.log import KEYS
 from privacy.cli import main
-from privacy.compliance.seal import EMPTY_DIGEST, seal
+from privacy.compliance.seal import EMPTY_DIGEST, PAYLOAD_TYPE, open_seal, seal
 from privacy.dp import calibrate
+from privacy.errors import VerificationError
 from privacy.pki.identity import SigningKey
 from tests.privacy.evidence import Federation, make_plan
 
@@ -182,3 +188,142 @@ def test_a_page_may_have_a_chinese_name_and_none_leads_out_of_its_folder(
     for name in ("../report.html", "..", "a/b", ""):
         with pytest.raises(ValueError, match="plain file name"):
             seal({name: b"x"}, SigningKey.generate(), at="2026-11-21T09:30:00Z")
+
+
+def test_a_checked_report_says_when_it_was_signed_and_of_which_log(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    public = key(tmp_path, capsys)
+    page = signed(log, tmp_path)
+    checkpoint = (log / "checkpoint").read_text("utf-8").splitlines()
+    root = base64.b64decode(checkpoint[2]).hex()
+    capsys.readouterr()
+    assert main(["verify-report", str(page), "--key", public]) == 0
+    out = capsys.readouterr().out
+    assert f"log       cloister/lakeside: {checkpoint[1]} entries (not checked here)" in out
+    assert f"root      {root}" in out
+    assert re.search(r"signed    20[0-9-]+T[0-9:]+Z, by the signer's clock", out)
+    assert main(["verify-report", str(page), "--key", public, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["log"] == {
+        "origin": "cloister/lakeside", "entries": int(checkpoint[1]), "root": root
+    }  # fmt: skip
+    assert found["signer"] == public
+    assert found["signed_at"].endswith("Z")
+
+
+def test_a_signed_sheet_is_about_no_log_and_no_field_of_a_seal_is_guessed(tmp_path: Path) -> None:
+    owner = SigningKey.generate()
+    line = seal({"a.toml": b"x"}, owner, at="2026-11-21T09:30:00Z")
+    assert open_seal(line, owner.public_key).log is None
+    about = Checkpoint(origin="cloister/lakeside", size=7, root=bytes(32))
+    sealed = seal({"a.html": b"x"}, owner, at="2026-11-21T09:30:00Z", log=about)
+    assert open_seal(sealed, owner.public_key).log == about
+    payload = json.loads(base64.b64decode(json.loads(sealed)["payload"]))
+    for wrong in ({"origin": "a", "size": -1, "root": "00" * 32}, {"origin": "a"}, "log", 7):
+        payload["predicate"]["log"] = wrong
+        envelope = Envelope(rfc8785.dumps(payload), PAYLOAD_TYPE, {})
+        envelope.signatures[owner.key_id] = Signature(
+            owner.key_id, owner.sign(envelope.pae()).hex()
+        )
+        with pytest.raises(VerificationError, match="expected the signature of a report"):
+            open_seal(rfc8785.dumps(envelope.to_dict()), owner.public_key)
+
+
+def test_a_document_of_an_earlier_report_is_told_and_fails_the_check(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    public = key(tmp_path, capsys)
+    signed(log, tmp_path)
+    capsys.readouterr()
+    page = make(log, tmp_path, "--key", str(tmp_path / "auditor.key"))
+    told = capsys.readouterr().err
+    for name in ("model-card.md", "ml-bom.cdx.json", "croissant-bank_a.json"):
+        assert f"note: {name} lies beside the page and is not of this report" in told
+    assert main(["verify-report", str(page), "--key", public]) == 1
+    assert "croissant-bank_a.json lies beside the report" in capsys.readouterr().err
+    for path in [
+        *tmp_path.glob("croissant-*"),
+        *tmp_path.glob("*-*.json"),
+        tmp_path / "model-card.md",
+    ]:
+        path.unlink(missing_ok=True)
+    assert main(["verify-report", str(page), "--key", public]) == 0
+    page.with_suffix(".pdf").write_bytes(b"%PDF of an earlier report")
+    assert main(["verify-report", str(page), "--key", public]) == 1
+    assert "report.pdf lies beside the report" in capsys.readouterr().err
+
+
+def test_documents_of_another_report_of_the_same_signer_are_not_stale(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    public = key(tmp_path, capsys)
+    signed(log, tmp_path)
+    other = tmp_path / "zh.html"
+    own = ["--out", str(other), "--lang", "zh", "--key", str(tmp_path / "auditor.key")]
+    assert main(["report", str(log), *own]) == 0
+    assert main(["verify-report", str(other), "--key", public]) == 0
+    (tmp_path / "model-card.md").write_text("changed")
+    assert main(["verify-report", str(other), "--key", public]) == 1
+
+
+def test_the_result_says_whose_keys_were_used_and_claims_no_more(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = str(tmp_path / "report.html")
+    assert main(["report", str(log), "--out", page, "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert "verified" not in found
+    assert found["checked"]["keys"] == "with the log"
+    assert "the keys came with the log" in told.err
+    assert main(["report", str(log), "--out", page, "--json", "--keys", str(log / KEYS)]) == 0
+    checked = json.loads(capsys.readouterr().out)["checked"]
+    assert (checked["keys"], checked["cosigned"]) == ("given", [])
+    assert set(checked["fingerprints"]) == {"coordinator", "bank_a", "hospital_a", "hospital_b"}
+
+
+def test_a_pdf_is_signed_with_its_page_and_a_changed_one_is_found(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    public = key(tmp_path, capsys)
+    pdf = tmp_path / "report.pdf"
+    page = make(log, tmp_path, "--pdf", str(pdf), "--key", str(tmp_path / "auditor.key"))
+    assert main(["verify-report", str(page), "--key", public]) == 0
+    assert "report.pdf" in capsys.readouterr().out
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF-")
+    pdf.write_bytes(content + b" ")
+    assert main(["verify-report", str(page), "--key", public]) == 1
+    assert "report.pdf was changed" in capsys.readouterr().err
+
+
+def test_a_pdf_that_cannot_be_set_leaves_no_report(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = filled(log, tmp_path, capsys)
+    sheet.write_text(sheet.read_text("utf-8").replace("Done.", "\U0010fffd"), encoding="utf-8")
+    page = tmp_path / "report.html"
+    options = ["--regime", "gdpr", "--declarations", str(sheet), "--pdf", str(tmp_path / "r.pdf")]
+    assert main(["report", str(log), "--out", str(page), *options]) == 1
+    told = capsys.readouterr().err
+    assert "expected a font with a glyph" in told
+    assert "hint: give a folder with one" in told
+    assert list(tmp_path.glob("r*")) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--font", "fonts"],
+        ["--pdf", "elsewhere/report.pdf"],
+        ["--pdf", "report.html"],
+        ["--pdf", "report.txt"],
+    ],
+)
+def test_a_pdf_with_another_folder_or_name_is_wrong_use(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(log), "--out", "report.html", *options]) == 2
+    assert not (tmp_path / "report.html").exists()

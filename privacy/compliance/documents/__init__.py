@@ -7,9 +7,10 @@ compares those references, because the formats' validators pass references that 
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from privacy.audit.entry import format_time
 from privacy.compliance.evidence import Evidence, RunEvidence
@@ -79,6 +80,17 @@ def newest_run(evidence: Evidence) -> RunEvidence:
 def croissant_name(site: str) -> str:
     """File name of a site's data description."""
     return f"croissant-{site}.json"
+
+
+def strays(page: Path, named: Container[str]) -> list[str]:
+    """Files beside a page that a reader takes for its documents, and that it does not name.
+
+    An earlier report leaves them there, of another run or of other sites.
+    """
+    folder = page.parent
+    found = [page.with_suffix(".pdf"), *(folder / name for name in (OSCAL, ML_BOM, MODEL_CARD))]
+    found += folder.glob(croissant_name("*"))
+    return sorted(path.name for path in found if path.is_file() and path.name not in named)
 
 
 def dump(value: object) -> bytes:

@@ -116,16 +116,20 @@ def parse_regime(content: bytes, file: str, queries: frozenset[str]) -> Regime:
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{file}: expected at most {MAX_BYTES} bytes, got {len(content)}")
     try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}, line 1: expected UTF-8") from None
+        # Editors on Windows put a mark before the text, which is no part of it.
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{file}, line {line}: expected UTF-8", hint="save the file as UTF-8"
+        ) from None
     try:
         loaded = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         found = re.search(r"line ([0-9]+)", str(error))
-        line = found[1] if found else str(text.count("\n") + 1)
+        place = found[1] if found else str(text.count("\n") + 1)
         reason = str(error).split(" (at ", maxsplit=1)[0]
-        raise ConfigError(f"{file}, line {line}: {reason}") from None
+        raise ConfigError(f"{file}, line {place}: {reason}") from None
     reader = _Reader(file, text)
     return reader.regime(loaded, queries)
 
@@ -149,6 +153,12 @@ class _Reader:
             begin = self._starts[place] if self._starts else 1
             after = self._starts[place + 1 :]
             end = after[0] if after else len(self._lines) + 1
+        # A table of another name may stand anywhere.
+        heading = re.compile(rf"\s*\[+\s*{re.escape(key)}\s*[.\]]")
+        if number is None and key and key not in _TOP:
+            for line, text in enumerate(self._lines, 1):
+                if heading.match(text):
+                    return ConfigError(f"{self._file}, line {line}: {message}")
         at = begin
         for line in range(begin, end):
             if key and re.match(rf"\s*{re.escape(key)}\s*[=.]", self._lines[line - 1]):

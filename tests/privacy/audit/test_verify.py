@@ -651,6 +651,65 @@ def test_an_update_or_a_failure_behind_the_adapter_is_found(tmp_path: Path) -> N
     assert first_bad(failed)[0] == bad
 
 
+def test_an_evaluation_of_another_adapter_is_found(federation: Federation) -> None:
+    federation.begin()
+    federation.round(1)
+    federation.round(2)
+    bad = federation.evaluate("bank_a", 2, adapter=digest("adapter 1"))
+    index, message = first_bad(federation)
+    assert index == bad
+    assert "expected bank_a to measure the adapter of round 2" in message
+
+
+def test_an_evaluation_outside_a_run_or_its_rounds_is_found(tmp_path: Path) -> None:
+    early = Federation(tmp_path / "early")
+    early.say(COORDINATOR, Event.FEDERATION_CREATED, federation="lakeside")
+    for site in early.sites:
+        early.enrol(site)
+    early.offer()
+    early.approve("bank_a")
+    bad = early.evaluate("bank_a", 1)
+    assert first_bad(early)[0] == bad
+    late = Federation(tmp_path / "late")
+    late.begin()
+    bad = late.evaluate("bank_a", 4)
+    index, message = first_bad(late)
+    assert (index, "expected rounds 1 to 3" in message) == (bad, True)
+
+
+def test_an_evaluation_by_a_site_that_did_not_approve_or_is_revoked_is_found(
+    tmp_path: Path,
+) -> None:
+    stranger = Federation(tmp_path / "stranger")
+    stranger.say(COORDINATOR, Event.FEDERATION_CREATED, federation="lakeside")
+    for site in stranger.sites:
+        stranger.enrol(site)
+    stranger.offer()
+    stranger.approve("bank_a")
+    stranger.approve("hospital_a")
+    stranger.start()
+    bad = stranger.evaluate("hospital_b", 1, adapter=stranger.plan.initial_adapter)
+    index, message = first_bad(stranger)
+    assert (index, "expected hospital_b to approve the plan" in message) == (bad, True)
+    revoked = Federation(tmp_path / "revoked")
+    revoked.begin()
+    revoked.round(1)
+    revoked.say(COORDINATOR, Event.SITE_REVOKED, site="bank_a")
+    bad = revoked.evaluate("bank_a", 1)
+    assert first_bad(revoked)[0] == bad
+
+
+def test_behind_a_failed_round_the_adapter_before_it_is_measured(federation: Federation) -> None:
+    federation.begin()
+    federation.evaluate("bank_a", 1, adapter=federation.plan.initial_adapter)
+    federation.round(1)
+    federation.say(
+        COORDINATOR, Event.ROUND_FAILED, run_id=federation.run_id, server_round=2, num_updates=0
+    )
+    federation.evaluate("bank_a", 2, adapter=digest("adapter 1"))
+    verify(federation)
+
+
 def test_a_revoked_site_that_goes_on_is_found(federation: Federation) -> None:
     federation.begin()
     federation.say(COORDINATOR, Event.SITE_REVOKED, site="bank_a")

@@ -102,6 +102,9 @@ def test_a_file_of_the_readers_own_is_read(tmp_path: Path) -> None:
         ('note.en = "Ours."', 'remark = "x"\nnote.en = "Ours."', 5, "'remark'"),
         ('name.en = "House rules"', 'name.en = "House rules', 3, "Illegal character"),
         ("[[control]]", "[control]", 8, ""),
+        ('[[control]]\nid = "house-2"', '[[controls]]\nid = "house-2"', 18, "'controls'"),
+        ('ref = "Rule 2"', "ref = “Rule 2”", 20, "Invalid value"),
+        ('covers = "nothing"', "covers = nothing", 23, "Invalid value"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_its_line(
@@ -114,6 +117,20 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
     if says:
         assert message.startswith(f"house.toml, line {line}: ")
         assert says in message
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16"])
+def test_a_file_in_another_encoding_is_one_error_at_the_first_such_line(encoding: str) -> None:
+    with pytest.raises(ConfigError, match=r"house\.toml, line \d: expected UTF-8") as caught:
+        parse_regime(GOOD.encode(encoding), "house.toml", KNOWN)
+    assert ("line 4" in str(caught.value)) == (encoding == "gbk")
+
+
+def test_a_file_of_a_windows_editor_is_read_as_it_is_meant() -> None:
+    content = GOOD.replace("\n", "\r\n").encode("utf-8-sig")
+    assert parse_regime(content, "house.toml", KNOWN) == parse_regime(
+        GOOD.encode(), "house.toml", KNOWN
+    )
 
 
 @given(st.text(max_size=200))

@@ -156,6 +156,73 @@ def test_measured_figures_are_shown_apart(log: VerifiedLog) -> None:
     assert "What the model learnt" not in Page(render_report(log, at=AT)).text
 
 
+def test_results_are_given_by_a_site_and_not_evidenced_and_lead_to_their_adapter(
+    log: VerifiedLog,
+) -> None:
+    (run,) = gather(log).runs.values()
+    this = run.rounds[3]
+    handed = replace(results("bank_a"), plan=run.digest, adapter=this.adapter)
+    page = render_report(log, Extras(results=[handed, results("hospital_a")]), at=AT)
+    rows = re.findall(r"<tr>.*?</tr>", page.partition("What the model learnt")[2])
+    named = next(row for row in rows if "bank_a" in row)
+    assert 'bank_a <span class="status none">not evidenced</span>' in named
+    measured = log.entries.index(
+        next(
+            entry
+            for entry in log.entries
+            if entry.event is Event.EVALUATED
+            and entry.party == "bank_a"
+            and entry.subjects["adapter"] == this.adapter
+        )
+    )
+    assert "triage, round 3" in named
+    assert f'href="#entry-{this.released}"' in named
+    assert f'href="#entry-{measured}"' in named
+    assert "not named" in next(row for row in rows if "hospital_a" in row)
+    # Figures of several rounds of one site stand one below the other, in the log's order.
+    first = replace(handed, adapter=run.rounds[1].adapter)
+    both = render_report(log, Extras(results=[handed, first]), at=AT)
+    assert both.index("triage, round 1") < both.index("triage, round 3")
+
+
+def test_results_of_another_run_and_two_files_of_one_adapter_are_refused(log: VerifiedLog) -> None:
+    (run,) = gather(log).runs.values()
+    known = replace(results("bank_a"), plan=run.digest, adapter=run.rounds[1].adapter)
+    for wrong in (
+        replace(known, adapter="sha256:" + "ab" * 32),
+        replace(known, plan="sha256:" + "ab" * 32),
+    ):
+        with pytest.raises(ConfigError, match="expected results of an adapter of this log"):
+            render_report(log, Extras(results=[wrong]), at=AT)
+    with pytest.raises(ConfigError, match="expected one file of bank_a an adapter"):
+        render_report(log, Extras(results=[known, known]), at=AT)
+
+
+def test_every_figure_outside_the_controls_links_to_its_entries(log: VerifiedLog) -> None:
+    page = render_report(log, at=AT)
+    for tile in re.findall(r'<div class="tile">.*?</div>', page):
+        assert 'href="#entry-' in tile, tile
+    for title in ("Institutions", "Masking of personal data", "Rounds", "Refusals"):
+        part = page.partition(f"<h2>{title}</h2>")[2].partition("<h2>")[0]
+        rows = re.findall(r"<tbody>(.*?)</tbody>", part)
+        assert rows, title
+        for row in re.findall(r"<tr>.*?</tr>", "".join(rows)):
+            assert 'href="#entry-' in row, row
+    charts = re.findall(r"<figure>.*?</figure>", page)
+    assert len(charts) == 3
+    assert all('href="#entry-' in chart for chart in charts)
+
+
+def test_an_update_that_was_accepted_and_left_out_of_the_adapter_is_said(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "log")
+    federation.begin()
+    for site in federation.sites:
+        federation.train(site, 1)
+    federation.release(1, federation.sites[:2])
+    log = verify_log(federation.folder, federation.ring, accountant=quick_accountant)
+    assert "3 of 3, 2 of them in the adapter" in Page(render_report(log, at=AT)).text
+
+
 def test_results_of_a_stranger_are_refused(log: VerifiedLog) -> None:
     with pytest.raises(ConfigError, match="enrolled sites"):
         render_report(log, Extras(results=[results(HOSTILE)]), at=AT)
@@ -280,6 +347,9 @@ def test_results_are_read(tmp_path: Path) -> None:
         {"base": {"loss": 1.0, "accuracy": 60}},
         {"base": None, "federated": None},
         {"base": [1, 2]},
+        {"plan": "sha256:" + "0" * 64},
+        {"plan": 7, "adapter": 7},
+        {"plan": "sha256:0", "adapter": "sha256:0"},
     ],
 )
 def test_results_that_are_none_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
