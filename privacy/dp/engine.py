@@ -42,6 +42,8 @@ from privacy.dp.separable import check_separable as check_separable
 from privacy.errors import TrainingError
 
 DEFAULT_MAX_TOKENS = 2048
+# A clipping norm longer than any gradient, where nothing is to be clipped: never with a release.
+NO_CLIP = 1e9
 # In anything narrower a unit is computed by itself.
 _WIDE = (torch.float32, torch.float64)
 _Values = npt.NDArray[np.floating[Any]]
