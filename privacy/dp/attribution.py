@@ -41,8 +41,8 @@ _PIECE_VALUES_ELSEWHERE = 2**26
 # `_INNER_COLUMNS` values, which came to 2.5e-7 at worst.
 _GRAM_SLACK = 1e-6
 _INNER_COLUMNS = 256
-# Norms whose squares, and those of what makes them up, are float32s of full precision.
-_SMALLEST, _LARGEST = 1e-12, 1e18
+# Norms below it have squares that are float32s.
+_LARGEST = 1e18
 
 
 class Form(Enum):
@@ -271,8 +271,9 @@ def _squares(product_EUP: Tensor) -> Tensor:
 
     In float32 throughout, a long gradient's norm came out 0.07 % too short. On a CPU float64
     throughout takes ten times as long as float32 over a few columns at a time, which makes a norm
-    at most 1e-5 shorter. Where a square could have been no float32, all is done again in float64;
-    of values whose squares are all zero, less than 1e-18 is lost.
+    at most 1e-5 shorter. Where a square could have been no float32, all is done again in float64.
+    Of a billion values so small that their squares are zero in float32, a norm loses less than
+    1e-14, which is nothing beside a clipping norm of at least `privacy.dp.config.MIN_CLIP_NORM`.
     """
     if product_EUP.device.type == "cpu":
         parts = [
@@ -280,7 +281,8 @@ def _squares(product_EUP: Tensor) -> Tensor:
             for part, width in _chunks(product_EUP)
         ]
         norms_EUC = torch.cat(parts, dim=2)
-        if bool(((norms_EUC == 0) | ((norms_EUC > _SMALLEST) & (norms_EUC < _LARGEST))).all()):
+        # `<`: also where one is not a number.
+        if bool((norms_EUC < _LARGEST).all()):
             return norms_EUC.double().square().sum(2)
     norms_EU: Tensor = torch.linalg.vector_norm(product_EUP, dim=2, dtype=torch.float64)
     return norms_EU.square()

@@ -277,7 +277,7 @@ def test_norms_in_pieces_are_those_in_float64(num_columns: int, size: float) -> 
     products[1] *= size
     expected = torch.linalg.vector_norm(products, dim=2, dtype=torch.float64).square()
     found = attribution._squares(products)
-    torch.testing.assert_close(found, expected, rtol=4e-5, atol=1e-36)
+    torch.testing.assert_close(found, expected, rtol=4e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
