@@ -4,11 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from client import audit_privacy
 from client.audit_privacy import _audits, read_plan
 from client.cli import main
 from client.home import SiteHome
+from model.loss import base_of
 from privacy.dp import engine
+from privacy.dp.canary_audit import audit_one_run
 from privacy.errors import ConfigError
 from privacy.plan import RunPlan
 from tests.client.tiny import plan_for, site_home, tiny_base
@@ -72,6 +77,27 @@ def test_an_engine_without_noise_is_refuted(
     monkeypatch.setattr(engine, "draw_noise", lambda size: sound(size) / 100)
     assert audit(home, "--json") == 1
     assert json.loads(capsys.readouterr().out)["fires"] is True
+
+
+def test_the_audit_computes_as_the_site_is_set(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = home / "site.toml"
+    settings.write_text(
+        settings.read_text()
+        + '[compute]\nactivations = "bfloat16"\ngradient_checkpointing = true\n'
+    )
+    seen = []
+
+    def watched(model: nn.Module, *args: object, **numbers: object) -> object:
+        base = base_of(model)
+        seen.append((base.dtype, base.is_activation_checkpointing, numbers["clip_norm"]))
+        return audit_one_run(model, *args, **numbers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(audit_privacy, "audit_one_run", watched)
+    assert audit(home, "--canaries", "60") == 0
+    assert seen == [(torch.bfloat16, True, 0.3)] * 2
+    assert "not refuted: 60 canaries refute at most" in capsys.readouterr().out
 
 
 def test_factors_that_take_turns_are_audited_each(base: Path) -> None:
