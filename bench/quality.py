@@ -23,8 +23,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from client.dataset import TokenizedUnit
-from client.train import make_optimizer, train_round
+from client.train import make_optimizer, run_rounds, train_round
 from model.adapter import (
+    AdapterState,
     adapter_specs,
     initial_adapter,
     inject_adapter,
@@ -34,19 +35,16 @@ from model.adapter import (
 )
 from model.base import load_base, nano_folder
 from model.config import AdapterConfig, BaseRef, ServerOptimizerConfig
-from model.fedopt import Moments, server_step
 from model.metrics import evaluate
 from model.tensors import Packed
 from model.tokenizer import encode
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
-from privacy.dp.engine import PrivateGradients, draw_units
+from privacy.dp.engine import NO_CLIP, PrivateGradients, draw_units
 from privacy.masking.config import MaskingConfig
 from privacy.plan import ExitConfig, OptimizerConfig, RoundsConfig, RunPlan, SiteShare, TextConfig
 from server.aggregate import StreamingMean
 
-# Longer than any gradient: the same code, and nothing is clipped.
-_NO_CLIP = 1e9
 _DIGEST = "sha256:" + "0" * 64
 SETTINGS = ("alone", "pooled", "federated")
 
@@ -203,24 +201,16 @@ class Study:
     def train(self, sites: Mapping[str, Sequence[TokenizedUnit]], epsilon: str) -> None:
         """All rounds among these sites, one or many; leaves the model with the last adapter."""
         plan = self._plan({name: len(units) for name, units in sites.items()}, epsilon)
-        state = self.start
-        moments = Moments.none(state.pack(trained_only=True).size)
-        server_optimizer = plan.server_optimizer
-        for number in range(1, self.recipe.num_rounds + 1):
-            before = state.pack(trained_only=True)
-            average = StreamingMean(before.size)
+
+        def mean_update(_server_round: int, state: AdapterState) -> Packed:
+            average = StreamingMean(state.pack(trained_only=True).size)
             for units in sites.values():
                 load_adapter(self.model, state)
                 average.add(self._round(units, plan, epsilon), float(len(units)))
-            rate = server_optimizer.rate(number, self.recipe.num_rounds)
-            step, moments = server_step(
-                server_optimizer,
-                average.mean(),
-                moments,
-                rate=rate,
-                noise_variance=0.0 if epsilon == "inf" else plan.noise_variance(list(sites)),
-            )
-            state = state.with_trained(before + step)
+            return average.mean()
+
+        noise = 0.0 if epsilon == "inf" else plan.noise_variance(list(sites))
+        state = run_rounds(plan, self.start, mean_update, noise_variance=noise)
         load_adapter(self.model, state)
 
     def _round(self, units: Sequence[TokenizedUnit], plan: RunPlan, epsilon: str) -> Packed:
@@ -279,7 +269,7 @@ def _plain_round(model: nn.Module, units: Sequence[TokenizedUnit], plan: RunPlan
     parameters = trained_parameters(model)
     optimizer = make_optimizer(parameters, plan.optimizer)
     mechanism = plan.mechanism
-    with PrivateGradients(model, clip_norm=_NO_CLIP) as gradients:
+    with PrivateGradients(model, clip_norm=NO_CLIP) as gradients:
         for _ in range(mechanism.steps_per_round):
             drawn = draw_units(len(units), mechanism.sample_rate)
             summed = gradients.clipped_sum([units[index].examples for index in drawn])

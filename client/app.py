@@ -22,13 +22,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from client import dataset
+from client.adapted import load_adapted
 from client.config import SiteConfig, load_config
 from client.evaluate import evaluate_all
 from client.home import file_digest
 from client.progress import report
 from client.train import train_round
-from model.adapter import AdapterState, adapter_specs, inject_adapter, load_adapter
-from model.base import UnusableBaseError, load_base, nano_folder
+from model.adapter import AdapterState, load_adapter
 from model.tensors import packed_digest
 from privacy import wire
 from privacy.dp.audit import self_test
@@ -126,14 +126,7 @@ class _Node:
         config = load_config(site_config)
         torch.set_num_threads(config.compute.threads)
         report("loading")
-        try:
-            model, tokenizer = load_base(config.base.folder or nano_folder(), plan.base)
-        except UnusableBaseError as error:
-            raise ConfigError(str(error), hint=error.hint) from None
-        model = model.to(config.compute.device)  # type: ignore[arg-type]  # annotated narrower
-        if adapter_specs(model, plan.adapter) != plan.tensors:
-            raise ConfigError("expected the adapter tensors of the plan, got others from the base")
-        adapted = inject_adapter(model, plan.adapter)
+        adapted, tokenizer = load_adapted(plan, config.base.folder, config.compute)
         self_test(adapted, rank=plan.share(config.site.name).lora_rank)
         report("masking", records=0)
 

@@ -43,7 +43,12 @@ def check_site(folder: Path) -> list[Finding]:
     findings += [check_key(path) for path in (*keys, *home.surrogate_key_paths())]
     findings += [check_data(config), check_device(config.compute.device)]
     base = config.base.folder or Path(str(files("model"))) / "nano"
-    findings.append(check_memory(base, memory_limit_mb=config.compute.memory_limit_mb))
+    compute = config.compute
+    findings.append(
+        check_memory(
+            base, memory_limit_mb=compute.memory_limit_mb, activations=compute.activations
+        )
+    )
     try:
         credentials = _credentials(home)
     except FederationError as error:
@@ -184,12 +189,16 @@ def check_device(device: str, *, count: Callable[[], int] | None = None) -> Find
 
 
 def check_memory(
-    base_folder: Path, *, memory_limit_mb: int, available_mb: int | None = None
+    base_folder: Path,
+    *,
+    memory_limit_mb: int,
+    activations: str = "float32",
+    available_mb: int | None = None,
 ) -> Finding:
     """Whether the base fits, into what site.toml allows and into what the machine has left."""
     name = "memory"
     try:
-        needed_mb = base_memory_mb(base_folder)
+        needed_mb = base_memory_mb(base_folder, activations)
     except ConfigError as error:
         return Finding(name=name, ok=False, found=str(error), advice=error.hint)
     if needed_mb > memory_limit_mb:
@@ -214,8 +223,12 @@ def check_memory(
     )
 
 
-def base_memory_mb(folder: Path) -> int:
+def base_memory_mb(folder: Path, activations: str = "float32") -> int:
     """About how much memory loading a base takes, from the headers of its weights, in MB.
+
+    Args:
+      folder: Of the base.
+      activations: Type of the weights in memory, as `[compute]` says.
 
     Raises:
       ConfigError: The folder holds no weights, or one of its files is damaged.
@@ -227,8 +240,9 @@ def base_memory_mb(folder: Path) -> int:
             hint="correct base.folder in site.toml; empty takes the embedded base",
         )
     num_values = sum(_count_values(path) for path in paths)
-    # float32, whatever the file's type is.
-    weights_bytes = 4 * num_values + sum(path.stat().st_size for path in paths)
+    # In the type that is asked for, whatever the file's is.
+    num_bytes = 2 if activations == "bfloat16" else 4
+    weights_bytes = num_bytes * num_values + sum(path.stat().st_size for path in paths)
     return PROGRAM_MB + math.ceil(weights_bytes * LOAD_FACTOR / 1e6)
 
 

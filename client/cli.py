@@ -116,6 +116,14 @@ def _parser() -> console.Parser:
     add("budget", "Show what was spent of the privacy budget, round by round.", "budget --json")
     add("sent", "List what left this site: when, how much, under which plan and round.", "sent")
     add("stop", "Stop the agent of this site.", "stop")
+    _add_audit(
+        add(
+            "audit-privacy",
+            "Try to refute a plan's claim from what would leave: of made-up units, never of "
+            "records. Needs no site; spends and sends nothing. Exit code 1: a claim is refuted.",
+            "audit-privacy sha256:5be1...\ncloister-site audit-privacy plan.json --json",
+        )
+    )
     add_arguments(
         add(
             "mask",
@@ -126,6 +134,45 @@ def _parser() -> console.Parser:
         )
     )
     return parser
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "plan",
+        help="digest of a plan approved here, or a file that holds a plan, also as "
+        "`cloister-audit show LOG --event plan-offered --json` prints it",
+    )
+    add("--base", type=Path, metavar="DIR", help="folder of the base (default: this site's)")
+    add(
+        "--canaries",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="made-up units; more are sharper (default: 1000)",
+    )
+    add(
+        "--steps",
+        type=_at_least_one,
+        default=100,
+        metavar="N",
+        help="most steps of the plan that are audited (default: 100)",
+    )
+    add("--rank", type=_at_least_one, metavar="R", help="of the adapter (default: this site's)")
+    add("--threads", type=_at_least_one, metavar="N", help="CPU threads (default: this site's)")
+    add(
+        "--sensitivity",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="make contributions X times too long on purpose, to see it found: try 4 (default: 1)",
+    )
+
+
+def _at_least_one(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sent": _sent,
         "stop": _stop,
         "mask": _mask,
+        "audit-privacy": _audit_privacy,
     }
     return console.run(_parser(), handlers, argv)
 
@@ -504,6 +552,13 @@ def _mask(args: argparse.Namespace) -> int:
     from client.masking import command
 
     return command.run(args)
+
+
+def _audit_privacy(args: argparse.Namespace) -> int:
+    # Imported where it is needed: it brings torch with it.
+    from client import audit_privacy
+
+    return audit_privacy.run(args)
 
 
 def _show(args: argparse.Namespace, value: object, text: str) -> None:

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
@@ -100,6 +100,15 @@ class ComputeSection(Section):
         default="cpu", description="cpu, cuda or cuda:N"
     )
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads for training")
+    activations: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Type of the base's weights and activations, float32 or bfloat16; adapter, "
+        "sums and noise are float32",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute activations again in the backward pass: less memory, more time",
+    )
     memory_limit_mb: int = Field(
         default=3000,
         ge=256,

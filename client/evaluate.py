@@ -14,14 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from client.config import SiteConfig
 from client.dataset import LabelledUnit, SiteDataset
 from client.progress import report
-from client.train import train_round
+from client.train import run_rounds, train_round
 from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
-from model.factors import after_round
-from model.fedopt import Moments, server_step
 from model.loss import base_of
 from model.metrics import Quality, answer_nll
 from model.metrics import evaluate as measure
-from model.tensors import add_update
+from model.tensors import Packed
 from model.tokenizer import encode
 from privacy.plan import RunPlan, SiteShare
 
@@ -59,24 +57,14 @@ def _train_alone(
     model: nn.Module, data: SiteDataset, plan: RunPlan, share: SiteShare, state: AdapterState
 ) -> None:
     """The plan's rounds with this site as the only one: its update is the mean."""
-    packed, moments = state.pack(trained_only=False), None
-    for number in range(1, plan.rounds.num_rounds + 1):
-        report("alone", round=number, num_rounds=plan.rounds.num_rounds)
-        update = train_round(model, data.train, plan, share, server_round=number).update
-        if moments is None or plan.server_optimizer.name == "mean":
-            # Where the factors take turns, updates differ in size.
-            moments = Moments.none(update.size)
-        rate = plan.server_optimizer.rate(number, plan.rounds.num_rounds)
-        step, moments = server_step(
-            plan.server_optimizer,
-            update,
-            moments,
-            rate=rate,
-            noise_variance=plan.noise_variance([share.name]),
-        )
-        packed = add_update(plan.round_tensors(number), packed, step)
-        packed = after_round(plan.tensors, plan.adapter, packed)
-        load_adapter(model, AdapterState.unpack(plan.tensors, packed))
+
+    def own_update(server_round: int, current: AdapterState) -> Packed:
+        report("alone", round=server_round, num_rounds=plan.rounds.num_rounds)
+        load_adapter(model, current)
+        return train_round(model, data.train, plan, share, server_round=server_round).update
+
+    noise = plan.noise_variance([share.name])
+    load_adapter(model, run_rounds(plan, state, own_update, noise_variance=noise))
 
 
 def _quality(

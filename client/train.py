@@ -6,7 +6,7 @@ here is spent. Losses and norms of this site's units stay here; only the update 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.adapter import read_adapter, set_trained, trained_parameters
-from model.tensors import Packed
+from model.adapter import AdapterState, read_adapter, set_trained, trained_parameters
+from model.factors import after_round
+from model.fedopt import Moments, server_step
+from model.tensors import Packed, add_update
 from privacy.dp.engine import PrivateGradients, draw_units
 from privacy.errors import TrainingError
 
@@ -107,6 +109,40 @@ def train_round(
         loss_local=sum(finite) / len(finite) if finite else math.nan,
         seconds=time.monotonic() - begun,
     )
+
+
+def run_rounds(
+    plan: "RunPlan",
+    state: AdapterState,
+    mean_update: Callable[[int, AdapterState], Packed],
+    *,
+    noise_variance: float,
+) -> AdapterState:
+    """The adapter after all rounds of a plan: what a coordinator makes of the mean updates.
+
+    For comparisons in one process, such as this site alone; a federation's steps are the
+    coordinator's.
+
+    Args:
+      plan: Rounds and server optimizer.
+      state: The first adapter.
+      mean_update: Of a round, from its number and the adapter that it starts from.
+      noise_variance: In each value of a mean update (`RunPlan.noise_variance`).
+    """
+    packed, moments = state.pack(trained_only=False), None
+    for server_round in range(1, plan.rounds.num_rounds + 1):
+        current = AdapterState.unpack(plan.tensors, packed)
+        update = mean_update(server_round, current)
+        if moments is None or plan.server_optimizer.name == "mean":
+            # Where the factors take turns, updates differ in size.
+            moments = Moments.none(update.size)
+        rate = plan.server_optimizer.rate(server_round, plan.rounds.num_rounds)
+        step, moments = server_step(
+            plan.server_optimizer, update, moments, rate=rate, noise_variance=noise_variance
+        )
+        packed = add_update(plan.round_tensors(server_round), packed, step)
+        packed = after_round(plan.tensors, plan.adapter, packed)
+    return AdapterState.unpack(plan.tensors, packed)
 
 
 def make_optimizer(

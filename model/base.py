@@ -42,7 +42,13 @@ _DIGESTED = (
 # transformers would load these without being asked.
 _REFUSED = ("adapter_config.json", "adapter_model.*")
 # Factors on hidden states or logits after the last layer: `model.loss` takes the head alone.
-_HEAD_FACTORS = ("logits_scaling", "logit_scale", "final_logit_softcapping", "lm_head_multiplier")
+_HEAD_FACTORS = (
+    "final_logit_softcapping",
+    "lm_head_multiplier",
+    "logit_scale",
+    "logits_mup_width_multiplier",
+    "logits_scaling",
+)
 
 _CHOOSE = "choose a Mixture-of-Experts base such as Mixtral, OLMoE, Qwen3-MoE or DeepSeek-V3"
 
@@ -177,7 +183,8 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False
             )
-    except ValueError as error:
+    # What is missing in a config.json shows in many ways.
+    except (AttributeError, TypeError, ValueError) as error:
         raise UnusableBaseError(
             f"expected a causal language model, got {config.model_type}: {error}",
             hint=_CHOOSE,
@@ -189,10 +196,17 @@ def check_base(config: PreTrainedConfig) -> None:
     """Check that a configuration is of a base that can be trained on.
 
     Raises:
-      UnusableBaseError: It has no routed experts, or multiplies its logits by a factor that the
-        loss leaves out.
+      UnusableBaseError: It has parts for pictures or sounds, no routed experts, or multiplies its
+        logits by a factor that the loss leaves out.
     """
-    if count_experts(skeleton(config)) < 2:
+    bare = skeleton(config)
+    parts = sorted(getattr(bare.config, "sub_configs", {}))
+    if parts:
+        raise UnusableBaseError(
+            f"expected a language model alone, got {config.model_type} with {', '.join(parts)}",
+            hint="save its language model as a base of its own",
+        )
+    if count_experts(bare) < 2:
         raise UnusableBaseError(
             f"expected a Mixture of Experts, got {config.model_type} without routed experts",
             hint=_CHOOSE,

@@ -58,11 +58,16 @@ def make_route(
     ends_G = torch.searchsorted(sorted_S, numbers_G, right=True, out_int32=True)
     inverse_S = torch.empty_like(order_S)
     inverse_S[order_S] = torch.arange(len(order_S), device=order_S.device)
-    groups = Groups(
-        ends=ends_G, num_experts=num_experts, num_units=num_units, num_rows=len(order_S)
-    )
     top_k = index_TK.shape[1]
-    return Route(order_S, order_S // top_k, inverse_S, sorted_S // num_units, top_k, groups)
+    tokens_S = order_S // top_k
+    groups = Groups(
+        ends=ends_G,
+        num_experts=num_experts,
+        num_units=num_units,
+        num_rows=len(order_S),
+        tokens=tokens_S,
+    )
+    return Route(order_S, tokens_S, inverse_S, sorted_S // num_units, top_k, groups)
 
 
 def experts_forward(

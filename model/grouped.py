@@ -27,12 +27,15 @@ class Groups:
       num_experts: Experts; 1 for a linear layer.
       num_units: Units of the microbatch; 1 where gradients are not told apart.
       num_rows: Rows of all groups.
+      tokens: Token of each row, where rows are pairs of a token and an expert; None where they are
+        the tokens, in order.
     """
 
     ends: Tensor
     num_experts: int
     num_units: int
     num_rows: int
+    tokens: Tensor | None = None
 
     @cached_property
     def expert_ends(self) -> Tensor:

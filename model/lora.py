@@ -79,6 +79,15 @@ class LoraPair:
             return gradient_ERW.reshape(parameter.shape)
         return gradient_ERW.permute(2, 1, 0).reshape(parameter.shape)
 
+    def place(
+        self, parameter: nn.Parameter, experts: Tensor, narrow: Tensor, wide: Tensor
+    ) -> Tensor:
+        """Where values of a factor's gradient stand in the flattened factor."""
+        rank = len(self.a) // self.num_experts
+        if parameter is self.a:
+            return (experts * rank + narrow) * self.a.shape[1] + wide
+        return (wide * rank + narrow) * self.num_experts + experts
+
 
 class Factor(nn.Module):
     """Holds one factor, so that it is named as peft saves it: `<path>.lora_A.weight`."""

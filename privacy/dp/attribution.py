@@ -41,6 +41,8 @@ _PIECE_VALUES_ELSEWHERE = 2**26
 # `_INNER_COLUMNS` values, which came to 2.5e-7 at worst.
 _GRAM_SLACK = 1e-6
 _INNER_COLUMNS = 256
+# Norms below it have squares that are float32s.
+_LARGEST = 1e18
 
 
 class Form(Enum):
@@ -55,11 +57,12 @@ def choose_form(groups: Groups, num_narrow: int) -> Form:
 
     For each group, products are `R * W` values to write and keep, rows `n * W`; products take
     `n * R * W` multiplications, inner products `n * n * W`. Both are equal at n = R. Measured on
-    one core, 64 experts, 16,384 rows, R 8, W 512: products 23 ms beside 25 ms at n = 8, 13 beside
-    36 at n = 16, 12 beside 45 at n = 32, 80 beside 26 at n = 2; with R 32 at n = 2, 243 beside 35.
+    one core of a busy machine, 64 experts, 16,384 rows, W 512, norms and sum included: with R 8
+    products 204 ms beside 100 ms at n = 2, 121 beside 104 at 4, 65 beside 104 at 8, 15 beside 116
+    at 32; with R 32, 203 beside 118 at n = 8, 121 beside 125 at 16 and 70 beside 138 at 32.
     """
     mean_rows = groups.num_rows / len(groups.ends)
-    return Form.PRODUCTS if mean_rows > num_narrow else Form.GRAM
+    return Form.PRODUCTS if mean_rows >= num_narrow else Form.GRAM
 
 
 @dataclass(slots=True)
@@ -192,10 +195,7 @@ class UnitGradients:
             self._squares_U += _gram_squares(kept)
             return
         for product_EUP in _products(kept):
-            # float64: in float32 a long gradient's norm came out 0.07 % too short, and the square
-            # of a tiny one is zero.
-            norms_EU = torch.linalg.vector_norm(product_EUP, dim=2, dtype=torch.float64)
-            self._squares_U += norms_EU.square().sum(0)
+            self._squares_U += _squares(product_EUP).sum(0)
             kept.products.append(product_EUP)
         # Only the products are needed: let the rows go with the layer's activations.
         kept.narrow, kept.wide = narrow_SR[:0].clone(), wide_SW[:0].clone()
@@ -264,6 +264,38 @@ def _products(kept: _Kept) -> Iterator[Tensor]:
         narrow_SR, wide_SW, ends_G = _piece(kept, begin, end)
         product_GRW = outer(narrow_SR, wide_SW, ends_G)
         yield product_GRW.view(end - begin, groups.num_units, -1)
+
+
+def _squares(product_EUP: Tensor) -> Tensor:
+    """Squared norms of gradients, float64, shape (E, U).
+
+    In float32 throughout, a long gradient's norm came out 0.07 % too short. On a CPU float64
+    throughout takes ten times as long as float32 over a few columns at a time, which makes a norm
+    at most 1e-5 shorter. Where a square could have been no float32, all is done again in float64.
+    Of a billion values so small that their squares are zero in float32, a norm loses less than
+    1e-14, which is nothing beside a clipping norm of at least `privacy.dp.config.MIN_CLIP_NORM`.
+    """
+    if product_EUP.device.type == "cpu":
+        parts = [
+            torch.linalg.vector_norm(part.unflatten(2, (-1, width)), dim=3)
+            for part, width in _chunks(product_EUP)
+        ]
+        norms_EUC = torch.cat(parts, dim=2)
+        # `<`: also where one is not a number.
+        if bool((norms_EUC < _LARGEST).all()):
+            return norms_EUC.double().square().sum(2)
+    norms_EU: Tensor = torch.linalg.vector_norm(product_EUP, dim=2, dtype=torch.float64)
+    return norms_EU.square()
+
+
+def _chunks(product_EUP: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """All columns, as many as there are whole chunks of and then the rest, with their width."""
+    num_columns = product_EUP.shape[2]
+    whole = num_columns - num_columns % _INNER_COLUMNS
+    if whole:
+        yield product_EUP[..., :whole], _INNER_COLUMNS
+    if whole < num_columns:
+        yield product_EUP[..., whole:], num_columns - whole
 
 
 def _piece(kept: _Kept, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:

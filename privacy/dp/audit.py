@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from model.adapter import trained_parameters
 from model.lora import LoraLinear
-from model.loss import base_of
+from model.loss import base_of, head_of, hidden_states
 from model.tokenizer import Example
-from privacy.dp.engine import ClippedSum, PrivateGradients
+from privacy.dp.engine import NO_CLIP, ClippedSum, PrivateGradients
 from privacy.errors import TrainingError
 
 TOLERANCE = 1e-4
@@ -28,8 +28,6 @@ TOLERANCE = 1e-4
 # pieces of 64 tokens in which linear attention is computed.
 _SHAPES = ((70,), (6,), (10, 5, 8), (14,), (5,))
 _ANSWER_TOKENS = 3
-# Longer than any gradient.
-_NO_CLIP = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,18 +52,20 @@ def self_test(model: nn.Module, *, seed: int = 0, rank: int | None = None) -> Se
       rank: As the site trains (`PrivateGradients`).
 
     Raises:
-      TrainingError: Taking a unit away moves the clipped sum by more than the clipping norm or by
-        less than nearly all of it, a trained tensor gets no gradient or does not move (before
-        noise: some experts of a tensor may stay, where no token reached them), moving it changes
-        no loss, or a step changes something that is not trained.
+      TrainingError: The base changes logits after its head, taking a unit away moves the clipped
+        sum by more than the clipping norm or by less than nearly all of it, a trained tensor gets
+        no gradient or does not move (before noise: some experts of a tensor may stay, where no
+        token reached them), moving it changes no loss, or a step changes something that is not
+        trained.
     """
     units = made_up_units(int(base_of(model).config.vocab_size), seed=seed)
     with (
         without_dropout(model),
-        PrivateGradients(model, clip_norm=_NO_CLIP, rank=rank) as gradients,
+        PrivateGradients(model, clip_norm=NO_CLIP, rank=rank) as gradients,
     ):
         with _naming_the_module(model):
             gradients.clipped_sum(units[:1])
+            _check_head(model, units[0][0])
         whole = gradients.clipped_sum(units)
         smallest = min(whole.norms)
         if not smallest > 0:
@@ -125,6 +125,24 @@ def _naming_the_module(model: nn.Module) -> Iterator[None]:
             f"{type(inside[-1]).__name__} at {paths[id(inside[-1])]}: {error}",
             hint="units cannot be told apart in this base; choose another one, or other targets",
         ) from error
+
+
+@torch.no_grad()
+def _check_head(model: nn.Module, example: Example) -> None:
+    """Check that the loss sees the logits that the base itself would give.
+
+    Not for privacy: a base that scales or cuts them afterwards would learn something else.
+    """
+    input_ids = torch.tensor([example.input_ids], device=trained_parameters(model)[0].device)
+    own: Tensor = base_of(model)(input_ids=input_ids, use_cache=False).logits
+    seen: Tensor = head_of(model)(hidden_states(model, input_ids))
+    if own.shape != seen.shape or not bool(
+        ((own - seen).abs() <= 1e-3 * own.abs().max().clamp_min(1e-6)).all()
+    ):
+        raise TrainingError(
+            "expected a base whose logits are its head's outputs, got others",
+            hint="choose a base that neither scales nor cuts its logits",
+        )
 
 
 @contextmanager

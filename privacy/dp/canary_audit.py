@@ -94,8 +94,8 @@ def audit_one_run(
         raise ValueError(f"expected num_canaries >= 10, got {num_canaries}")
     if not (math.isfinite(sensitivity) and sensitivity > 0):
         raise ValueError(f"expected 0 < sensitivity < infinity, got {sensitivity}")
-    units = made_up_canaries(int(base_of(model).config.vocab_size), num_canaries, seed=seed)
     directions = Directions(model, num_canaries, rank=rank, seed=seed)
+    units = made_up_canaries(int(base_of(model).config.vocab_size), num_canaries, seed=seed)
     is_in = [index for index in range(num_canaries) if secrets.randbits(1)]
     denominator = releases.sample_rate * num_canaries / 2
     evidence_M = torch.zeros(num_canaries, dtype=torch.float64)

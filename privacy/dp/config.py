@@ -8,6 +8,9 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+MIN_CLIP_NORM = 1e-9
+"""Of shorter gradients, norms in float32 could come out too short (`privacy.dp.attribution`)."""
+
 
 class Unit(StrEnum):
     """Whom the guarantee protects; all records of a unit are clipped together."""
@@ -48,6 +51,8 @@ class MechanismConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"expected 0 < {name} < infinity, got {value}")
+        if self.clip_norm < MIN_CLIP_NORM:
+            raise ValueError(f"expected clip_norm >= {MIN_CLIP_NORM}, got {self.clip_norm}")
         if not 0 < self.delta < 1:
             raise ValueError(f"expected 0 < delta < 1, got {self.delta}")
         if not 0 < self.sample_rate <= 1:

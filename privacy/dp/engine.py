@@ -37,11 +37,14 @@ from torch import Tensor, nn
 from model.loss import collate, per_example_loss
 from model.tokenizer import Example
 from privacy.dp.attribution import UnitGradients, clip_factors
+from privacy.dp.config import MIN_CLIP_NORM
 from privacy.dp.leading import LeadingGradients
 from privacy.dp.separable import check_separable as check_separable
 from privacy.errors import TrainingError
 
 DEFAULT_MAX_TOKENS = 2048
+# A clipping norm longer than any gradient, where nothing is to be clipped: never with a release.
+NO_CLIP = 1e9
 # In anything narrower a unit is computed by itself.
 _WIDE = (torch.float32, torch.float64)
 _Values = npt.NDArray[np.floating[Any]]
@@ -124,8 +127,8 @@ class PrivateGradients:
           ValueError: `clip_norm`, `max_tokens` or `rank` is impossible.
           TrainingError: `check_separable` finds something that would void the guarantee.
         """
-        if not (math.isfinite(clip_norm) and clip_norm > 0):
-            raise ValueError(f"expected 0 < clip_norm < infinity, got {clip_norm}")
+        if not (math.isfinite(clip_norm) and clip_norm >= MIN_CLIP_NORM):
+            raise ValueError(f"expected {MIN_CLIP_NORM} <= clip_norm < infinity, got {clip_norm}")
         if max_tokens < 1:
             raise ValueError(f"expected max_tokens >= 1, got {max_tokens}")
         check_separable(model)

@@ -59,7 +59,7 @@ class PrivacySpent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reservation:
-    """Leave to train one round, and everything from which its epsilons can be recomputed.
+    """Leave to train one round, and everything from which its epsilon can be recomputed.
 
     Attributes:
       plan_digest: The plan.
@@ -67,8 +67,7 @@ class Reservation:
       server_round: Its round.
       event: What this round releases.
       prior: Everything else that the ledger holds, equal kinds together.
-      delta: At which both epsilons are computed: the site's own.
-      epsilon_run: Of this run, this round included.
+      delta: At which epsilon is computed: the site's own.
       epsilon_total: Of `prior` and this round.
       budget_epsilon: What the site allows.
     """
@@ -79,7 +78,6 @@ class Reservation:
     event: Event
     prior: tuple[Event, ...]
     delta: float
-    epsilon_run: float
     epsilon_total: float
     budget_epsilon: float
 
@@ -213,11 +211,8 @@ class Ledger:
 
     def spent(self) -> PrivacySpent:
         """What everything in the ledger costs together; a reserved round counts as spent."""
-        return self._spent(self._file.entries())
-
-    def spent_in_run(self, plan_digest: str, run_id: str) -> PrivacySpent:
-        """What the rounds of one run cost together."""
-        return self._spent([e for e in self._file.entries() if e.run == (plan_digest, run_id)])
+        cost = calibrate.epsilon(_events(self._file.entries()), self.delta)
+        return PrivacySpent(epsilon=cost, delta=self.delta, unit=self.unit)
 
     def entries(self) -> list[LedgerEntry]:
         """Every round, in the order in which it was reserved."""
@@ -226,10 +221,6 @@ class Ledger:
     def events(self) -> list[Event]:
         """Everything spent, equal kinds together."""
         return list(calibrate.group(_events(self._file.entries())))
-
-    def _spent(self, entries: Sequence[LedgerEntry]) -> PrivacySpent:
-        cost = calibrate.epsilon(_events(entries), self.delta)
-        return PrivacySpent(epsilon=cost, delta=self.delta, unit=self.unit)
 
     def _check_terms(self, plan: "RunPlan") -> None:
         if plan.mechanism.unit is not self.unit:
@@ -263,7 +254,6 @@ class Ledger:
     ) -> Reservation:
         before = _events(others)
         total = self._check_budget(before, [*before, event], f"round {key[2]}")
-        in_run = _events([entry for entry in others if entry.run == key[:2]])
         return Reservation(
             plan_digest=key[0],
             run_id=key[1],
@@ -271,7 +261,6 @@ class Ledger:
             event=event,
             prior=calibrate.group(before),
             delta=self.delta,
-            epsilon_run=calibrate.epsilon([*in_run, event], self.delta),
             epsilon_total=total,
             budget_epsilon=self.budget_epsilon,
         )

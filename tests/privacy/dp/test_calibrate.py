@@ -251,3 +251,11 @@ def test_epsilon_is_that_of_the_librarys_own_accountant(releases: list[Event]) -
         release = PoissonSampledDpEvent(event.sample_rate, GaussianDpEvent(event.noise_multiplier))
         accountant.compose(SelfComposedDpEvent(release, event.num_steps))
     assert epsilon(releases, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-10, float("nan"), float("inf")])
+def test_a_clipping_norm_that_norms_cannot_be_compared_with_makes_no_mechanism(
+    clip_norm: float,
+) -> None:
+    with pytest.raises(ValueError, match="clip_norm"):
+        mechanism(clip_norm=clip_norm)

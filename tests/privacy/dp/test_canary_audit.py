@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.adapter import read_adapter
+from model.adapter import read_adapter, trained_parameters
 from model.lora import lora_pairs
 from privacy.dp import attribution, canary_audit, engine
 from privacy.dp.calibrate import Event, calibrate_noise
@@ -98,6 +98,24 @@ def test_every_family_can_be_audited(make_model: MakeModel, family: str, train: 
     assert audit_one_run(model, releases(2.0), delta=DELTA, sensitivity=4.0).fires
 
 
+@pytest.mark.parametrize("train", ["B", "AB"])
+def test_an_adapter_on_routed_experts_alone_can_be_audited(
+    make_model: MakeModel, train: str
+) -> None:
+    model = make_model("olmoe", lora_rank=8, train=train, targets=("experts",))
+    assert 0 < audit_one_run(model, releases(3.0), delta=DELTA).lower_bound < 3.0
+    assert audit_one_run(model, releases(2.0), delta=DELTA, sensitivity=4.0).fires
+
+
+def test_experts_whose_norms_are_not_counted_are_found(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("olmoe", lora_rank=8, targets=("experts",))
+    sound = attribution._gram_squares
+    monkeypatch.setattr(attribution, "_gram_squares", lambda kept: sound(kept) * 1e-3)
+    assert audit_one_run(model, releases(2.0), delta=DELTA).fires
+
+
 def test_a_site_of_a_lower_rank_can_be_audited(make_model: MakeModel) -> None:
     model = make_model("olmoe", lora_rank=32)
     for sensitivity, fires in ((1.0, False), (4.0, True)):
@@ -129,18 +147,43 @@ def clipped(model: nn.Module, num_canaries: int, chosen: list[int]) -> tuple[Ten
     return directions.project(summed.total.double()) / 0.5, summed.total
 
 
-@pytest.mark.parametrize("train", ["B", "AB"])
-@pytest.mark.parametrize("num_canaries", [60, 1000])
+@pytest.mark.parametrize(
+    ("family", "targets", "train", "num_canaries"),
+    [
+        ("deepseek_v3", ("attention", "experts", "shared"), "AB", 60),
+        ("gpt_oss", ("attention", "experts"), "B", 60),
+        ("mixtral", ("experts",), "AB", 60),
+        ("olmoe", ("attention",), "B", 60),
+        ("olmoe", ("attention", "experts"), "AB", 1000),
+    ],
+)
 def test_a_canary_counts_for_one_norm_in_its_own_direction_and_none_in_others(
-    make_model: MakeModel, train: str, num_canaries: int
+    make_model: MakeModel, family: str, targets: tuple[str, ...], train: str, num_canaries: int
 ) -> None:
-    model = make_model(lora_rank=32, train=train, targets=("attention", "experts"))
+    model = make_model(family, lora_rank=32, train=train, targets=targets)
     chosen = list(range(0, num_canaries, 3))
     present_M, total = clipped(model, num_canaries, chosen)
     expected_M = torch.zeros(num_canaries, dtype=torch.float64)
     expected_M[chosen] = 1.0
     torch.testing.assert_close(present_M, expected_M, rtol=1e-4, atol=1e-6)
     assert float(total.norm()) == pytest.approx(0.5 * math.sqrt(len(chosen)), rel=1e-4)
+
+
+@pytest.mark.parametrize("num_canaries", [60, 1000])
+def test_half_of_a_canarys_coordinates_are_of_routed_experts(
+    make_model: MakeModel, num_canaries: int
+) -> None:
+    model = make_model("olmoe", lora_rank=32, targets=("attention", "experts"))
+    directions = Directions(model, num_canaries, rank=None, seed=0)
+    routed = {
+        id(p) for pair in lora_pairs(model) if pair.num_experts > 1 for p in (pair.a, pair.b)
+    }
+    places = directions._flat_MC
+    assert len(places.unique()) == 4 * num_canaries
+    ends = torch.tensor([p.numel() for p in trained_parameters(model)]).cumsum(0)
+    is_routed = torch.tensor([id(p) in routed for p in trained_parameters(model)])
+    num_routed = is_routed[torch.searchsorted(ends, places, right=True)].sum(1)
+    assert num_routed.unique().tolist() == [2]
 
 
 def test_evidence_is_the_logarithm_of_the_likelihood_ratio() -> None:
@@ -159,14 +202,8 @@ def test_evidence_is_the_logarithm_of_the_likelihood_ratio() -> None:
 
 
 def test_more_canaries_than_coordinates_are_refused(make_model: MakeModel) -> None:
-    with pytest.raises(TrainingError, match=r"1000 coordinates on linear layers, got \d+"):
+    with pytest.raises(TrainingError, match=r"1000 coordinates of one kind of layer, got \d+"):
         audit_one_run(make_model(), releases(2.0), delta=DELTA)
-
-
-def test_an_adapter_on_experts_alone_is_refused(make_model: MakeModel) -> None:
-    model = make_model("mixtral", targets=("experts",))
-    with pytest.raises(TrainingError, match="20 coordinates on linear layers, got 0"):
-        audit_one_run(model, releases(2.0), delta=DELTA, num_canaries=20)
 
 
 @pytest.mark.parametrize(

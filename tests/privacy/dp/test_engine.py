@@ -278,6 +278,14 @@ def test_a_release_without_noise_or_denominator_is_refused(
         released(make_model(), [], **changes)
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, 1e-10, math.nan, math.inf])
+def test_a_clipping_norm_that_norms_cannot_be_compared_with_is_refused(
+    make_model: MakeModel, clip_norm: float
+) -> None:
+    with pytest.raises(ValueError, match="<= clip_norm < infinity"):
+        PrivateGradients(make_model(), clip_norm=clip_norm)
+
+
 # Draws.
 
 
