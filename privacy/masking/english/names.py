@@ -25,7 +25,7 @@ from privacy.masking.english.cues import (
 )
 from privacy.masking.english.pairs import paired_names
 from privacy.masking.english.words import Words, plain_word, words
-from privacy.masking.patterns import Place, last_word
+from privacy.masking.patterns import Place, last_word, lowered
 
 
 def _ranges(category: str) -> str:
@@ -38,8 +38,19 @@ _CAPITAL = "A-Z" + _ranges("Lu") + _ranges("Lt")
 _MARKS = "\u0300-\u036f"
 _WORD = re.compile(rf"[{_CAPITAL}][\w{_MARKS}]*(?:['\u2019\-][\w{_MARKS}]+)*")
 _SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017f]{3,}(?![^\W_])")
-# Between two words of one name.
-_GAPS = frozenset({" ", ". ", ".", "  ", "\u00a0", ", "})
+# Between two words of one name: `Anna van den Berg`, `William "Bill" Cody`.
+_WIDEST = 24
+_SMALL_PARTS = (
+    "af al auf am an aan au aux bei bin da das de del della den der des di do dos du e ed el en et "
+    "het i im in la las le les los na nad of o op pod san sur tal te ten ter und u upon van vom von "
+    "y ze zu zum zur"
+)
+_PARTS = rf"(?:(?:{'|'.join(_SMALL_PARTS.split())}|l['\u2019]|d['\u2019]) ?){{1,3}}"
+_NAME_GAP = re.compile(
+    rf"  ?|\u00a0|\. ?| {_PARTS}| ?[\"\u201c(] ?[A-Z][\w ]{{1,15}}[\"\u201d)] ?", re.IGNORECASE
+)
+_PLACE_GAP = re.compile(rf"  ?|\u00a0|\. ?| {_PARTS}|, ", re.IGNORECASE)
+_SEVERAL = re.compile(rf"(?<![\w'\u2019])([{_CAPITAL}][\w'\u2019{_MARKS}-]*)(?= )")
 _NEXT_WORD = re.compile(r"['\u2019]?s? {0,2}-?([A-Za-z]+)")
 _INNER_CAPITAL = re.compile(r"(?:Mc|Mac|O['\u2019]|D['\u2019]|De|Di|La|Le|Van|Fitz)[A-Z][a-z]")
 
@@ -64,12 +75,13 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
     persons += _beside_first_names(text, found)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
+    places += _areas(text, lists)
     persons += cued_names(text)
     persons += paired_names(text)
     small_persons, small_places = _small(text, lists)
     return (
-        tuple(_joined(text, persons + small_persons)),
-        tuple(_joined(text, places + small_places)),
+        tuple(_joined(text, persons + small_persons, _NAME_GAP)),
+        tuple(_joined(text, places + small_places, _PLACE_GAP)),
     )
 
 
@@ -155,6 +167,19 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
     for index, word in enumerate(found):
         if word.kind == "facility":
             _mask_facility(text, found, index)
+
+
+def _areas(text: str, lists: Words) -> Iterator[Place]:
+    """`Salt Lake City`, `Czech Republic`: places of several words, ordinary ones among them."""
+    low = lowered(text)
+    for match in _SEVERAL.finditer(text):
+        start, end = match.span(1)
+        for rest in lists.areas.get(low[start:end], ()):
+            stop = end + len(rest)
+            last = text[low.rfind(" ", 0, stop) + 1 : stop][:1]
+            if low.startswith(rest, end) and last.isupper() and not text[stop : stop + 1].isalnum():
+                yield start, stop
+                break
 
 
 def _is_thing(text: str, word: _Word, lists: Words) -> bool:
@@ -327,11 +352,11 @@ _SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 
 
-def _joined(text: str, places: list[Place]) -> Iterator[Place]:
-    """Neighbouring words as one place."""
+def _joined(text: str, places: list[Place], gap: re.Pattern[str]) -> Iterator[Place]:
+    """Neighbouring words as one place, where nothing or a `gap` is between them."""
     begin = end = -1
     for start, stop in sorted(places):
-        if begin >= 0 and (start <= end or (text[end:start] in _GAPS and text[end:start] != ", ")):
+        if begin >= 0 and (start <= end or (start - end <= _WIDEST and gap.fullmatch(text, end, start))):
             end = max(end, stop)
             continue
         if begin >= 0:
