@@ -78,6 +78,8 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     places += _areas(text, lists)
     persons += cued_names(text)
     persons += paired_names(text)
+    if "#" in text:
+        persons += _in_hashtags(text, lists)
     small_persons, small_places = _small(text, lists)
     return (
         tuple(_joined(text, persons + small_persons, _NAME_GAP)),
@@ -169,6 +171,20 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
             _mask_facility(text, found, index)
 
 
+def _in_hashtags(text: str, lists: Words) -> Iterator[Place]:
+    """`#JaneDoe`, `#nairobi`: a word without spaces in which a name is written."""
+    for match in _HASHTAG.finditer(text):
+        parts = [part.lower() for part in _HASHTAG_WORD.findall(match[1])]
+        if any(
+            len(part) > 3 and (part in lists.small or part not in lists.ordinary) for part in parts
+        ):
+            yield match.span(1)
+
+
+_HASHTAG = re.compile(r"(?<![\w&/#])#([^\W\d_]{3,})")
+_HASHTAG_WORD = re.compile(rf"[{_CAPITAL}]?[^\W\d_{_CAPITAL}]+|[{_CAPITAL}]+")
+
+
 def _areas(text: str, lists: Words) -> Iterator[Place]:
     """`Salt Lake City`, `Czech Republic`: places of several words, ordinary ones among them."""
     low = lowered(text)
@@ -250,12 +266,16 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
             after = _LAST_NAME.match(text, word.end)
             if after and after[1].lower() not in _NO_LAST_NAMES:
                 yield after.span(1)
+        suffix = _SUFFIX.match(text, word.end)
+        if suffix:
+            yield suffix.span(1)
         before = _INITIAL_BEFORE.search(text, max(0, word.start - 30), word.start)
         if before:
             yield before.span(1)
 
 
 _LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{_CAPITAL}][a-z][\w{_MARKS}'\u2019\-]*)(?![\w])")
+_SUFFIX = re.compile(r",? ((?:[JS]r|JR|SR)(?![\w])\.?|I{2,3}(?![\w]))")
 _INITIAL_BEFORE = re.compile(rf"(?<![\w])([{_CAPITAL}][\w{_MARKS}'\u2019\-]+ [A-Z]\.) $")
 _NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | {
     "and", "or", "is", "was", "has", "had", "will", "did", "does", "if", "in", "on", "at", "to",
@@ -268,12 +288,24 @@ def _stands_as_name(text: str, word: _Word) -> bool:
     before = last_word(text, word.start)
     after = _NEXT_WORD.match(text, word.end)
     shown = text[word.start : word.end]
+    if after and after[1] in _PEOPLE_DO and text[word.end : word.end + 1] == " ":
+        # `Destiny said`: only people do that, wherever it stands.
+        return True
     return bool(
         before.islower()
         and before not in JOINS_NAME
         and not shown.isupper()
         and (after is None or after[1].islower())
     )
+
+
+_PEOPLE_DO = frozenset({
+    "said", "says", "asked", "asks", "told", "tells", "spoke", "replied", "answered", "explained",
+    "called", "emailed", "texted", "lives", "lived", "works", "worked", "denies", "denied",
+    "complains", "complained", "thinks", "thought", "wants", "wanted", "went", "gave", "refused",
+    "agreed", "signed", "wrote", "writes", "knows", "knew", "feels", "felt", "insists", "insisted",
+    "promised", "admits", "admitted", "smokes", "smoked", "drinks", "drank",
+})  # fmt: skip
 
 
 _BEFORE_FACILITY = re.compile(rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$")
@@ -297,8 +329,11 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     parts = [w for w in found[max(0, index - 8) : index] if w.start >= begin]
     generic = all(part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split())
     before = last_word(text, begin)
+    if before in ("the", "our"):
+        before = last_word(text, begin - len(before) - 1)
     inside = before in ("at", "to", "from", "in", "by", "of", "our")
-    whole = noun.key == "hospital" and before in ("at", "to", "from")
+    # `at City Hospital`: even words that name no hospital do where one is named.
+    whole = before in ("at", "from") or (noun.key == "hospital" and before in ("to", "in"))
     if any(word.masked for word in parts) or (inside and (whole or not generic)):
         noun.start, noun.masked = begin, "LOCATION"
         of = _OF_PLACE.match(text, noun.end)
@@ -324,7 +359,9 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
         if word not in strange or not word.islower():
             continue
         start, end = match.span()
-        if text[start - 1 : start] in _INSIDE or text[end : end + 1] in _INSIDE:
+        if text[start - 1 : start] in _INSIDE or (
+            text[end : end + 1] in _INSIDE and not _WORD_ENDS.match(text, end)
+        ):
             continue
         known = word in lists.small
         if known:
@@ -347,6 +384,8 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
 
 
 _PROMPT = 300
+# A point ends a sentence, an apostrophe a name: `krylova's`.
+_WORD_ENDS = re.compile(r"['\u2019]s(?![\w])|['\u2019.](?![\w'\u2019\-])")
 _SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 # Beside these a stretch of small letters is part of something longer.
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
