@@ -99,6 +99,8 @@ class Detector:
                 hint="reinstall the pinned dependencies; nothing is trained without masking",
             ) from error
         self._language = config.languages[0]
+        # Empty whatever the text is, for no model of Presidio's reads it: made once.
+        self._artifacts = self._analyzer.nlp_engine.process_text("", self._language)
         self._languages = config.languages
         self._entity_types = list(config.entity_types)
         self._check_canaries()
@@ -143,7 +145,10 @@ class Detector:
     def _results(self, text: str) -> list[Span]:
         try:
             results = self._analyzer.analyze(
-                text=text, language=self._language, entities=self._entity_types
+                text=text,
+                language=self._language,
+                entities=self._entity_types,
+                nlp_artifacts=self._artifacts,
             )
         except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError) as error:
             # `from None`: such an exception may quote the text that it failed on.

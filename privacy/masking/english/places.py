@@ -96,11 +96,13 @@ _FOREIGN_ADDRESS = re.compile(
     r"boulevard|place|route|via|viale|piazza|corso|vicolo|calle|c/|avenida|avda?\.?|carrer|ctra\.?|"
     r"plaza|paseo|rua|r\u00faa|travessa|ul\.?|ulica|ulice|al\.|os\.|pl\.|jalan|jl\.?) "
     r"(?:(?:de|des|du|la|le|les|el|los|las|do|da|dos|das|di|del|della|dei|of|al|ibn|et|y|e|"
-    rf"l['\u2019]|d['\u2019]) ?){{0,4}}{_NAME}(?: (?:(?:de|du|des|del|la|al|el|ibn) )?{_NAME}){{0,3}}"
+    rf"l['\u2019]|d['\u2019]) ?){{0,4}}{_NAME}"
+    rf"(?: (?:(?:de|du|des|del|la|al|el|ibn) )?{_NAME}){{0,3}}"
 )
 _CORNER = re.compile(
-    rf"corner of (?P<value>(?:[0-9]{{1,5}} )?{_NAME}(?: {_NAME}){{0,4}}(?: [0-9]{{1,5}})? (?:and|&) "
-    rf"(?:[0-9]{{1,5}} )?{_NAME}(?: {_NAME}){{0,4}})"
+    rf"(?:the )?corner of (?:[0-9]{{1,5}} )?{_NAME}(?: {_NAME}){{0,4}}(?: [0-9]{{1,5}})? "
+    r"(?:and|&) "
+    rf"(?:[0-9]{{1,5}} )?{_NAME}(?: {_NAME}){{0,4}}(?: [0-9]{{1,5}}(?![0-9]))?"
 )
 _HOUSE = re.compile(r"[0-9]+[A-Za-z]?(?:-[0-9A-Za-z]+)?")
 _UNIT_WORDS = frozenset({"apt", "apartment", "suite", "ste", "flat", "box", "psc", "unit"})
@@ -150,7 +152,7 @@ def addresses(text: str) -> Iterator[Place]:
         if city:
             yield city.start(), match.end()
     if "corner of" in text:
-        yield from (match.span("value") for match in _CORNER.finditer(text))
+        yield from (match.span() for match in _CORNER.finditer(text))
     yield from _around_places(text)
 
 

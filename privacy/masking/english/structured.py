@@ -23,16 +23,9 @@ _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|(?-i:May|MAY)|June?|July?|"
     r"Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
-# Romance languages, German: a note in English may quote one of another hospital.
-_MONTH_ELSEWHERE = (
-    r"(?:enero|febrero|marzo|abril|mayo|junio|julio|agosto|sep?tiembre|octubre|noviembre|diciembre|"
-    r"janeiro|fevereiro|mar\u00e7o|maio|junho|julho|setembro|outubro|novembro|dezembro|"
-    r"gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre|"
-    r"janvier|f\u00e9vrier|mars|avril|mai|juin|juillet|ao\u00fbt|septembre|octobre|novembre|d\u00e9cembre|"
-    r"januar|februar|m\u00e4rz|juni|juli|oktober|dezember)"
+_WEEKDAY = (
+    r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Mon|Tues?|Wed|Thur?s?|Fri|Sat|Sun)\.?)"
 )
-_TO_YEAR = r"(?: |-| de | del | de l'| del a\u00f1o |/)"
-_WEEKDAY = r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Mon|Tues?|Wed|Thur?s?|Fri|Sat|Sun)\.?)"
 _TIME = r"(?:[T ][0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]+)?Z?)?"
 _NO_AMOUNT = r"(?![A-Z0-9]|\.[0-9]| ?%)"
 _VALUE = r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
@@ -191,34 +184,9 @@ RULES: Rules = {
             numbered(
                 rf"(?:[0-9]{{1,2}}(?:st|nd|rd|th)?"
                 rf"(?:[ ,\-]{{1,2}}(?:[0-9]{{4}}|'[0-9]{{2}}){AFTER}|{AFTER})|[0-9]{{4}}{AFTER})",
-                back=rf"{_LETTER_BEFORE}(?P<value>(?:{_WEEKDAY},? )?{_MONTH}[ ,\-]{{0,2}}(?:the |of )?)",
+                back=rf"{_LETTER_BEFORE}(?P<value>(?:{_WEEKDAY},? )?{_MONTH}"
+                r"[ ,\-]{0,2}(?:the |of )?)",
                 reach=28,
-            ),
-        ),
-        (
-            0.7,
-            numbered(
-                rf"[0-9]{{1,2}}(?:\.|\u00ba|er)?[ \-/]{{0,2}}(?:de )?{_MONTH_ELSEWHERE}(?![A-Z])"
-                rf"(?:{_TO_YEAR}(?:[0-9]{{4}}|[0-9]{{2}}){AFTER})?",
-            ),
-        ),
-        (
-            0.7,
-            numbered(
-                rf"(?:19|20)[0-9]{{2}}{AFTER}",
-                least=4,
-                back=rf"{_LETTER_BEFORE}(?P<value>(?:{_MONTH_ELSEWHERE} (?:y|e|a|et|und|bis) )?"
-                rf"{_MONTH_ELSEWHERE}{_TO_YEAR})",
-                reach=40,
-            ),
-        ),
-        (
-            0.7,
-            numbered(
-                rf"[0-9]{{2}}{AFTER}",
-                least=2,
-                back=rf"{_LETTER_BEFORE}(?P<value>{_MONTH_ELSEWHERE}[\-/])",
-                reach=12,
             ),
         ),
         (
@@ -258,23 +226,13 @@ RULES: Rules = {
         (
             0.7,
             numbered(
-                rf"\([0-9]{{2,5}}\)[ .\-/]{{0,2}}[0-9]{{3,4}}[ .\-]?[0-9]{{3,4}}{AFTER}"
+                rf"\([0-9]{{2,5}}\)[ .\-/]{{0,2}}[0-9](?:[ .\-/]?[0-9]){{4,9}}{AFTER}"
                 rf"{_EXTENSION}",
                 least=8,
                 lead="(",
             ),
         ),
         (0.6, trunk_phone),
-        # The second of two: `956 203 145 and 956 203 146`.
-        (
-            0.5,
-            numbered(
-                rf"[0-9]{{2,4}}(?:[ .\-][0-9]{{2,4}}){{2,4}}{AFTER}",
-                least=9,
-                back=r"[0-9]{2} ?(?:and|or|y|o|e|et|und|&|/) ",
-                reach=8,
-            ),
-        ),
         (0.4, numbered(rf"1?[2-9][0-9]{{2}}[2-9][0-9]{{6}}{AFTER}", least=10)),
         (
             0.4,
