@@ -92,6 +92,11 @@ class Detector:
             from privacy.masking.models import load_model
             from privacy.masking.presidio import build_analyzer
 
+            if ner == "bundled" and "en" not in config.languages:
+                raise MaskingError(
+                    f"the bundled model reads English, the plan asks for {config.languages}",
+                    hint='set [masking] ner = "none" in site.toml',
+                )
             self._analyzer = build_analyzer(config.entity_types, config.languages, load_model(ner))
         except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise MaskingError(
