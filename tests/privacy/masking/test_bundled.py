@@ -88,6 +88,6 @@ def test_every_word_has_its_features_and_the_file_is_small() -> None:
     found = tokens("Jane Doe came.")
     rows = features(found)
     assert rows.shape == (4, NUM_FEATURES)
-    assert (rows < EMPTY).sum(axis=1).min() > 30
+    assert (rows < EMPTY).sum(axis=1).min() >= 30
     weights = files("privacy.masking.bundled").joinpath(tagger.WEIGHTS)
     assert len(weights.read_bytes()) < 2_000_000
