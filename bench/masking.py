@@ -93,7 +93,8 @@ class Row:
     Attributes:
       set: Name of the set.
       half: Which half of it.
-      system: `cloister` or `presidio`, the latter with its own rules and no model.
+      system: `cloister`, `bundled` (the same with the model that comes with it) or `presidio`,
+        the latter with its own rules and no model.
       entity_type: Type, `ALL`, `STRUCTURED` (all but names and places) or `TEXT` (no labels).
       spans: Labelled spans.
       precision: Share of found spans of the type that touch a labelled span of any type.
@@ -129,11 +130,12 @@ def read(folder: Path, name: str, half: str) -> list[Text]:
     if not path.exists():
         return []
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        texts = [_text(name, json.loads(line)) for line in lines]
+        texts = [text_of(name, json.loads(line)) for line in lines]
     return [text for text in texts if half_of(f"{name}/{text.group}") == half]
 
 
-def _text(name: str, row: dict[str, object]) -> Text:
+def text_of(name: str, row: dict[str, object]) -> Text:
+    """A row of a set as a text with its labels."""
     text = str(row["text"])
     if name == "nlupp_banking":
         slots = row.get("slots") or []
@@ -241,7 +243,11 @@ def rows(folder: Path, *, half: str = "test", say: Callable[[str], None]) -> Ite
     if not any((folder / name / f"{name}.jsonl.gz").exists() for name in names):
         raise RuntimeError(f"expected one of the sets in {folder}, found none")
     systems = {
-        languages: (_cloister(languages), _presidio(languages))
+        languages: (
+            _cloister(languages),
+            *([_cloister(languages, "bundled")] if "en" in languages else []),
+            _presidio(languages),
+        )
         for languages in _LANGUAGES
         if _has_rules(languages)
     }
@@ -259,7 +265,7 @@ def rows(folder: Path, *, half: str = "test", say: Callable[[str], None]) -> Ite
             continue
         for system, find in systems[languages]:
             # Presidio takes minutes for all of it: its speed shows on a part.
-            part = texts if system == "cloister" else texts[:_PART]
+            part = texts[:_PART] if system == "presidio" else texts
             yield over_masking(name, half, system, part, find)
     for name, languages, texts in _made_up(half):
         if languages not in systems:
@@ -299,12 +305,13 @@ def _has_rules(languages: tuple[str, ...]) -> bool:
     return set(languages) <= set(LANGUAGE_RULES)
 
 
-def _cloister(languages: tuple[str, ...]) -> tuple[str, Find]:
+def _cloister(languages: tuple[str, ...], ner: str = "none") -> tuple[str, Find]:
     from privacy.masking.config import MaskingConfig
     from privacy.masking.detect import Detector
 
-    detector = Detector(MaskingConfig(languages=languages))
-    return "cloister", lambda text: [(s.start, s.end, s.entity_type) for s in detector.find(text)]
+    detector = Detector(MaskingConfig(languages=languages), ner=ner)
+    name = "cloister" if ner == "none" else ner
+    return name, lambda text: [(s.start, s.end, s.entity_type) for s in detector.find(text)]
 
 
 def _presidio(languages: tuple[str, ...]) -> tuple[str, Find]:

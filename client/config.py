@@ -168,7 +168,7 @@ class MaskingSection(Section):
 
     ner: Annotated[str, AfterValidator(_model_beside_the_file)] = Field(
         default="none",
-        description="Model of names and places on this disk: none, spacy:<path>, "
+        description="Model of names and places beside the rules: none, bundled, spacy:<path>, "
         "transformers:<path>",
     )
     labelled_notes: OptionalPath = Field(

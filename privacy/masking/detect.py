@@ -92,6 +92,11 @@ class Detector:
             from privacy.masking.models import load_model
             from privacy.masking.presidio import build_analyzer
 
+            if ner == "bundled" and "en" not in config.languages:
+                raise MaskingError(
+                    f"the bundled model reads English, the plan asks for {config.languages}",
+                    hint='set [masking] ner = "none" in site.toml',
+                )
             self._analyzer = build_analyzer(config.entity_types, config.languages, load_model(ner))
         except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise MaskingError(
@@ -99,6 +104,8 @@ class Detector:
                 hint="reinstall the pinned dependencies; nothing is trained without masking",
             ) from error
         self._language = config.languages[0]
+        # Empty whatever the text is, for no model of Presidio's reads it: made once.
+        self._artifacts = self._analyzer.nlp_engine.process_text("", self._language)
         self._languages = config.languages
         self._entity_types = list(config.entity_types)
         self._check_canaries()
@@ -143,7 +150,10 @@ class Detector:
     def _results(self, text: str) -> list[Span]:
         try:
             results = self._analyzer.analyze(
-                text=text, language=self._language, entities=self._entity_types
+                text=text,
+                language=self._language,
+                entities=self._entity_types,
+                nlp_artifacts=self._artifacts,
             )
         except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError) as error:
             # `from None`: such an exception may quote the text that it failed on.

@@ -112,7 +112,16 @@ RULES: Rules = {
             0.95,
             pattern(
                 rf"(?:(?<![{LETTER}._%+'\-])[{LETTER}._%+'\-]++|[^\W{LETTER}]{{1,64}})"
-                rf"@(?:[{LETTER}\-]{{1,63}}\.)+[A-Za-z\u00c0-\u1fff]{{2,24}}",
+                rf"@ ?(?:[{LETTER}\-]{{1,63}}\.)+[A-Za-z\u00c0-\u1fff]{{2,24}}",
+                needs="@",
+                flags=0,
+            ),
+        ),
+        # An address inside a house, or one cut short: `jdoe@mercy`.
+        (
+            0.6,
+            pattern(
+                r"(?<![A-Za-z0-9._%+'\-])[A-Za-z0-9._%+'\-]{2,64}+@[A-Za-z][A-Za-z0-9\-]{2,62}",
                 needs="@",
                 flags=0,
             ),

@@ -7,6 +7,7 @@ from privacy.errors import MaskingError
 from privacy.masking.config import ENTITY_TYPES
 from privacy.masking.mask import Span
 from privacy.masking.ner import parse_ner
+from privacy.masking.plain import plain
 
 # Names of labels in published models, without `B-` and `I-`, in capitals.
 _LABELS = {
@@ -41,8 +42,10 @@ def load_model(value: str) -> Model | None:
         kind, path = parse_ner(value)
     except ValueError as error:
         raise MaskingError(str(error), hint="correct [masking] ner in site.toml") from None
-    if path is None:
+    if kind == "none":
         return None
+    if path is None:
+        return _bundled
     if not path.is_dir():
         raise MaskingError(
             f"expected a folder of a {kind} model in [masking] ner, found none at {path}",
@@ -69,6 +72,16 @@ def load_model(value: str) -> Model | None:
                     yield Span(begin + start, begin + end, kind, _NER_SCORE)
 
     return find_all
+
+
+def _bundled(text: str) -> Iterator[Span]:
+    """The model that comes with Cloister: it reads a text whole."""
+    # numpy and the weights are only for those who ask for them.
+    from privacy.masking.bundled import tagger
+
+    readable, positions = plain(text)
+    for start, end, kind in tagger.find(readable):
+        yield Span(positions[start], positions[end - 1] + 1, kind, _NER_SCORE)
 
 
 def _stretches(text: str) -> Iterator[tuple[int, str]]:

@@ -52,6 +52,7 @@ class _PlainCharacters(dict[int, int]):
 
 
 _INVISIBLE = 0x200B
+_HIDDEN = re.compile(chr(_INVISIBLE))
 _PLAIN = _PlainCharacters()
 
 
@@ -60,7 +61,7 @@ def plain(text: str) -> tuple[str, Sequence[int]]:
     if text.isascii():
         return text, range(len(text))
     plain = text.translate(_PLAIN)
-    hidden = {place for place, sign in enumerate(plain) if ord(sign) == _INVISIBLE}
+    hidden = {match.start() for match in _HIDDEN.finditer(plain)}
     hidden.update(_marks_on_digits(plain))
     if not hidden:
         return plain, range(len(plain))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from presidio_analyzer import (
     AnalyzerEngine,
+    ContextAwareEnhancer,
     EntityRecognizer,
     LocalRecognizer,
     RecognizerRegistry,
@@ -18,6 +19,33 @@ from presidio_analyzer.nlp_engine import NlpArtifacts, NoOpNlpEngine
 
 from privacy.masking import recognisers
 from privacy.masking.models import Model
+
+
+class _NoContext(ContextAwareEnhancer):
+    """Leaves scores as they are: our rules look at neighbours themselves.
+
+    Presidio's own copies every finding, which takes a fifth of the time on short texts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            context_similarity_factor=0,
+            min_score_with_context_similarity=0,
+            context_prefix_count=0,
+            context_suffix_count=0,
+        )
+
+    def enhance_using_context(
+        self,
+        text: str,
+        raw_results: list[RecognizerResult],
+        nlp_artifacts: NlpArtifacts,
+        recognizers: list[EntityRecognizer],
+        context: list[str] | None = None,
+    ) -> list[RecognizerResult]:
+        """The same results."""
+        del text, nlp_artifacts, recognizers, context
+        return raw_results
 
 
 class RuleRecogniser(LocalRecognizer):
@@ -86,5 +114,6 @@ def build_analyzer(
             supported_languages=[language],
         ),
         nlp_engine=nlp_engine,
+        context_aware_enhancer=_NoContext(),
         supported_languages=[language],
     )

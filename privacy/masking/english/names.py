@@ -6,12 +6,12 @@ are masked, and what follows a cue (`my name is rose`). `words.py` brings the li
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from privacy.masking.english.areas import CAPITAL, MARKS, areas, in_hashtags
 from privacy.masking.english.cues import (
     BEFORE_NAME,
     BEFORE_PLACE,
@@ -27,19 +27,20 @@ from privacy.masking.english.pairs import paired_names
 from privacy.masking.english.words import Words, plain_word, words
 from privacy.masking.patterns import Place, last_word
 
-
-def _ranges(category: str) -> str:
-    """A character class of the letters of `category` in Latin, Greek, Cyrillic and Armenian."""
-    codes = [code for code in range(0x80, 0x2000) if unicodedata.category(chr(code)) == category]
-    return "".join(f"\\u{code:04x}" for code in codes)
-
-
-_CAPITAL = "A-Z" + _ranges("Lu") + _ranges("Lt")
-_MARKS = "\u0300-\u036f"
-_WORD = re.compile(rf"[{_CAPITAL}][\w{_MARKS}]*(?:['\u2019\-][\w{_MARKS}]+)*")
+_WORD = re.compile(rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*")
 _SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017f]{3,}(?![^\W_])")
-# Between two words of one name.
-_GAPS = frozenset({" ", ". ", ".", "  ", "\u00a0", ", "})
+# Between two words of one name: `Anna van den Berg`, `William "Bill" Cody`.
+_WIDEST = 24
+_SMALL_PARTS = (
+    "af al auf am an aan au aux bei bin da das de del della den der des di do dos du e ed el en "
+    "et het i im in la las le les los na nad of o op pod san sur tal te ten ter und u upon van "
+    "vom von y ze zu zum zur"
+)
+_PARTS = rf"(?:(?:{'|'.join(_SMALL_PARTS.split())}|l['\u2019]|d['\u2019]) ?){{1,3}}"
+_NAME_GAP = re.compile(
+    rf"  ?|\u00a0|\. ?| {_PARTS}| ?[\"\u201c(] ?[A-Z][\w ]{{1,15}}[\"\u201d)] ?", re.IGNORECASE
+)
+_PLACE_GAP = re.compile(rf"  ?|\u00a0|\. ?| {_PARTS}|, ", re.IGNORECASE)
 _NEXT_WORD = re.compile(r"['\u2019]?s? {0,2}-?([A-Za-z]+)")
 _INNER_CAPITAL = re.compile(r"(?:Mc|Mac|O['\u2019]|D['\u2019]|De|Di|La|Le|Van|Fitz)[A-Z][a-z]")
 
@@ -64,12 +65,15 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
     persons += _beside_first_names(text, found)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
+    places += areas(text, lists)
     persons += cued_names(text)
     persons += paired_names(text)
+    if "#" in text:
+        persons += in_hashtags(text, lists)
     small_persons, small_places = _small(text, lists)
     return (
-        tuple(_joined(text, persons + small_persons)),
-        tuple(_joined(text, places + small_places)),
+        tuple(_joined(text, persons + small_persons, _NAME_GAP)),
+        tuple(_joined(text, places + small_places, _PLACE_GAP)),
     )
 
 
@@ -112,6 +116,8 @@ def _kind(word: str, key: str, lists: Words) -> str:
         # `XXXX` is what was masked before.
         return ""
     parts = [part for part in re.split(r"[-'\u2019_]", key) if part]
+    if len(parts) > 1 and " " + " ".join(parts[1:]) in lists.areas.get(parts[0], ()):
+        return "place"
     if len(parts) > 1 and all(part in lists.safe or len(part) < 3 for part in parts):
         return "" if parts[0] not in ("o", "d") else "unknown"
     if any(part in lists.first for part in parts):
@@ -161,7 +167,9 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
     """Whether an eponym (`Foley catheter`), a firm or a short acronym is meant."""
     after = _NEXT_WORD.match(text, word.end)
     following = after[1].lower() if after else ""
-    eponym = word.kind != "first" or word.key in lists.eponyms
+    # `Benitez scores`, `the Toronto area`: a verb, and a noun of maps.
+    eponym = word.kind == "unknown" or following not in _NOT_OF_MEDICINE
+    eponym = (eponym and word.kind != "first") or word.key in lists.eponyms
     if eponym and following in MEDICAL_NOUNS:
         return True
     if (word.key, following) in lists.phrases:
@@ -171,6 +179,12 @@ def _is_thing(text: str, word: _Word, lists: Words) -> bool:
     if any(tuple(word.key.split("-")) == phrase for phrase in lists.phrases):
         return True
     return text[word.start : word.end].isupper() and len(word.key) < 4
+
+
+_NOT_OF_MEDICINE = frozenset({
+    "area", "line", "lines", "port", "repairs", "ring", "scores", "signs", "space", "stains",
+    "tests", "tube",
+})  # fmt: skip
 
 
 def _after_place(text: str, word: _Word) -> bool:
@@ -225,13 +239,17 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
             after = _LAST_NAME.match(text, word.end)
             if after and after[1].lower() not in _NO_LAST_NAMES:
                 yield after.span(1)
+        suffix = _SUFFIX.match(text, word.end)
+        if suffix:
+            yield suffix.span(1)
         before = _INITIAL_BEFORE.search(text, max(0, word.start - 30), word.start)
         if before:
             yield before.span(1)
 
 
-_LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{_CAPITAL}][a-z][\w{_MARKS}'\u2019\-]*)(?![\w])")
-_INITIAL_BEFORE = re.compile(rf"(?<![\w])([{_CAPITAL}][\w{_MARKS}'\u2019\-]+ [A-Z]\.) $")
+_LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{CAPITAL}][a-z][\w{MARKS}'\u2019\-]*)(?![\w])")
+_SUFFIX = re.compile(r",? ((?:[JS]r|JR|SR)(?![\w])\.?|I{2,3}(?![\w]))")
+_INITIAL_BEFORE = re.compile(rf"(?<![\w])([{CAPITAL}][\w{MARKS}'\u2019\-]+ [A-Z]\.) $")
 _NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | {
     "and", "or", "is", "was", "has", "had", "will", "did", "does", "if", "in", "on", "at", "to",
     "for", "from", "with", "by", "as", "but", "not", "so",
@@ -243,6 +261,9 @@ def _stands_as_name(text: str, word: _Word) -> bool:
     before = last_word(text, word.start)
     after = _NEXT_WORD.match(text, word.end)
     shown = text[word.start : word.end]
+    if after and after[1] in _PEOPLE_DO and text[word.end : word.end + 1] == " ":
+        # `Destiny said`: only people do that, wherever it stands.
+        return True
     return bool(
         before.islower()
         and before not in JOINS_NAME
@@ -251,10 +272,19 @@ def _stands_as_name(text: str, word: _Word) -> bool:
     )
 
 
-_BEFORE_FACILITY = re.compile(rf"((?:[{_CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$")
+_PEOPLE_DO = frozenset({
+    "said", "says", "asked", "asks", "told", "tells", "spoke", "replied", "answered", "explained",
+    "called", "emailed", "texted", "lives", "lived", "works", "worked", "denies", "denied",
+    "complains", "complained", "thinks", "thought", "wants", "wanted", "went", "gave", "refused",
+    "agreed", "signed", "wrote", "writes", "knows", "knew", "feels", "felt", "insists", "insisted",
+    "promised", "admits", "admitted", "smokes", "smoked", "drinks", "drank",
+})  # fmt: skip
 
 
-_OF_PLACE = re.compile(rf" of (?:the )?[{_CAPITAL}][\w{_MARKS}]+")
+_BEFORE_FACILITY = re.compile(rf"((?:[{CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|&)[ ]){{1,6}}$")
+
+
+_OF_PLACE = re.compile(rf" of (?:the )?[{CAPITAL}][\w{MARKS}]+")
 
 
 def _mask_facility(text: str, found: list[_Word], index: int) -> None:
@@ -272,8 +302,11 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
     parts = [w for w in found[max(0, index - 8) : index] if w.start >= begin]
     generic = all(part.strip(".,").lower() in GENERIC for part in text[begin : noun.start].split())
     before = last_word(text, begin)
+    if before in ("the", "our"):
+        before = last_word(text, begin - len(before) - 1)
     inside = before in ("at", "to", "from", "in", "by", "of", "our")
-    whole = noun.key == "hospital" and before in ("at", "to", "from")
+    # `at City Hospital`: even words that name no hospital do where one is named.
+    whole = before in ("at", "from") or (noun.key == "hospital" and before in ("to", "in"))
     if any(word.masked for word in parts) or (inside and (whole or not generic)):
         noun.start, noun.masked = begin, "LOCATION"
         of = _OF_PLACE.match(text, noun.end)
@@ -299,7 +332,9 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
         if word not in strange or not word.islower():
             continue
         start, end = match.span()
-        if text[start - 1 : start] in _INSIDE or text[end : end + 1] in _INSIDE:
+        if text[start - 1 : start] in _INSIDE or (
+            text[end : end + 1] in _INSIDE and not _WORD_ENDS.match(text, end)
+        ):
             continue
         known = word in lists.small
         if known:
@@ -322,16 +357,20 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
 
 
 _PROMPT = 300
+# A point ends a sentence, an apostrophe a name: `krylova's`.
+_WORD_ENDS = re.compile(r"['\u2019]s(?![\w])|['\u2019.](?![\w'\u2019\-])")
 _SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 # Beside these a stretch of small letters is part of something longer.
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 
 
-def _joined(text: str, places: list[Place]) -> Iterator[Place]:
-    """Neighbouring words as one place."""
+def _joined(text: str, places: list[Place], gap: re.Pattern[str]) -> Iterator[Place]:
+    """Neighbouring words as one place, where nothing or a `gap` is between them."""
     begin = end = -1
     for start, stop in sorted(places):
-        if begin >= 0 and (start <= end or (text[end:start] in _GAPS and text[end:start] != ", ")):
+        if begin >= 0 and (
+            start <= end or (start - end <= _WIDEST and gap.fullmatch(text, end, start))
+        ):
             end = max(end, stop)
             continue
         if begin >= 0:

@@ -118,17 +118,19 @@ def cued(text: str) -> tuple[tuple[str, int, int], ...]:
 
 def _labelled(text: str, start: int, digits: int) -> Place | None:
     """A long number after a short label and a colon, in any language: `NHC: 2569870`."""
-    if digits < 5 or text[max(0, start - 2) : start].rstrip(" ")[-1:] != ":":
+    if digits < 4 or text[max(0, start - 3) : start].rstrip(" ")[-1:] != ":":
         return None
     label = _LABEL.search(text, max(0, start - 20), start)
     value = _GROUPS.match(text, start)
     if label is None or value is None or _UNITS.match(text, value.end()):
         return None
-    few = digits == 5 and not label[1].isupper()
-    return None if few else value.span()
+    # `N\u00baCol: 2804`: the label says that a number follows.
+    least = 4 if _SAYS_NUMBER.match(label[1]) else 5 if label[1].isupper() else 6
+    return value.span() if digits >= least else None
 
 
-_LABEL = re.compile(r"([^\W\d_][\w.\u00ba\u00b0]{1,14}) ?: ?$")
+_LABEL = re.compile(r"([^\W\d_][\w.\u00ba\u00b0]{1,14}) ?: {0,2}$")
+_SAYS_NUMBER = re.compile(r"N[\u00ba\u00b0]|N(?:um|o|r)\.")
 _GROUPS = re.compile(r"[0-9]+(?:[ /\-][0-9]+)*" + _AMOUNT, ANY)
 
 

@@ -88,6 +88,22 @@ _FOREIGN = re.compile(
     r"[^\W\d_][\w'\u2019 ]{1,32}),? $".replace("ul.", r"ul\."),
     re.IGNORECASE,
 )
+_LAST_WORD = re.compile(r"[\s>(]+")
+_FLAT_BEFORE = re.compile(r"(?<![\w.,/:-])([0-9]{1,5},? )$")
+# Where the number comes first: `26 rue de Tanger`, `9 Avenida del Sol`.
+_FOREIGN_ADDRESS = re.compile(
+    r"[0-9]{1,5}(?: ?(?:bis|ter|[A-Za-z]))?,? (?i:rue|avenue|all\u00e9e|chemin|impasse|quai|cours|"
+    r"boulevard|place|route|via|viale|piazza|corso|vicolo|calle|c/|avenida|avda?\.?|carrer|ctra\.?|"
+    r"plaza|paseo|rua|r\u00faa|travessa|ul\.?|ulica|ulice|al\.|os\.|pl\.|jalan|jl\.?) "
+    r"(?:(?:de|des|du|la|le|les|el|los|las|do|da|dos|das|di|del|della|dei|of|al|ibn|et|y|e|"
+    rf"l['\u2019]|d['\u2019]) ?){{0,4}}{_NAME}"
+    rf"(?: (?:(?:de|du|des|del|la|al|el|ibn) )?{_NAME}){{0,3}}"
+)
+_CORNER = re.compile(
+    rf"(?:the )?corner of (?:[0-9]{{1,5}} )?{_NAME}(?: {_NAME}){{0,4}}(?: [0-9]{{1,5}})? "
+    r"(?:and|&) "
+    rf"(?:[0-9]{{1,5}} )?{_NAME}(?: {_NAME}){{0,4}}(?: [0-9]{{1,5}}(?![0-9]))?"
+)
 _HOUSE = re.compile(r"[0-9]+[A-Za-z]?(?:-[0-9A-Za-z]+)?")
 _UNIT_WORDS = frozenset({"apt", "apartment", "suite", "ste", "flat", "box", "psc", "unit"})
 _SHORT_CODE = 3
@@ -98,11 +114,14 @@ def addresses(text: str) -> Iterator[Place]:
     for start, _, digits in digit_runs(text):
         match = _ADDRESS.match(text, start) or _NUMBERED_STREET.match(text, start)
         match = match or _SMALL_ADDRESS.match(text, start) or _RARE_ADDRESS.match(text, start)
+        match = match or _FOREIGN_ADDRESS.match(text, start)
         if match:
-            yield match.span()
+            # `12 45 High Street`: the number of a flat or a building stands before the house's.
+            flat = _FLAT_BEFORE.search(text, max(0, start - 8), start)
+            yield flat.start(1) if flat else start, match.end()
             continue
         before = text[max(0, start - 24) : start]
-        last = before.rstrip(" #").rpartition(" ")[2].lower().lstrip(">(").rstrip(".:")
+        last = _LAST_WORD.split(before.rstrip(" #"))[-1].lower().rstrip(".:")
         if last.endswith(_STREET_ENDS) or _STREET_STARTS.intersection(before.lower().split()):
             street = _FOREIGN.search(text, max(0, start - 48), start)
             number = _HOUSE.match(text, start)
@@ -131,7 +150,9 @@ def addresses(text: str) -> Iterator[Place]:
     for match in _STATE_AFTER.finditer(text):
         city = _LAST_NAMES.search(text, max(0, match.start() - 50), match.start())
         if city:
-            yield city.span()
+            yield city.start(), match.end()
+    if "corner of" in text:
+        yield from (match.span() for match in _CORNER.finditer(text))
     yield from _around_places(text)
 
 

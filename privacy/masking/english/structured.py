@@ -23,6 +23,9 @@ _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|(?-i:May|MAY)|June?|July?|"
     r"Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
+_WEEKDAY = (
+    r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Mon|Tues?|Wed|Thur?s?|Fri|Sat|Sun)\.?)"
+)
 _TIME = r"(?:[T ][0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]+)?Z?)?"
 _NO_AMOUNT = r"(?![A-Z0-9]|\.[0-9]| ?%)"
 _VALUE = r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
@@ -181,15 +184,18 @@ RULES: Rules = {
             numbered(
                 rf"(?:[0-9]{{1,2}}(?:st|nd|rd|th)?"
                 rf"(?:[ ,\-]{{1,2}}(?:[0-9]{{4}}|'[0-9]{{2}}){AFTER}|{AFTER})|[0-9]{{4}}{AFTER})",
-                back=rf"{_LETTER_BEFORE}(?P<value>{_MONTH}[ ,\-]{{0,2}}(?:the |of )?)",
-                reach=17,
+                back=rf"{_LETTER_BEFORE}(?P<value>(?:{_WEEKDAY},? )?{_MONTH}"
+                r"[ ,\-]{0,2}(?:the |of )?)",
+                reach=28,
             ),
         ),
         (
             0.8,
             numbered(
                 rf"[0-9]{{1,2}}(?:st|nd|rd|th)?[ \-]?(?:(?:day )?of )?{_MONTH}(?![A-Z])"
-                rf"(?:[ ,\-]{{1,2}}'?(?:[0-9]{{4}}|[0-9]{{2}}){AFTER})?"
+                rf"(?:[ ,\-]{{1,2}}'?(?:[0-9]{{4}}|[0-9]{{2}}){AFTER})?",
+                back=rf"(?P<value>(?:{_LETTER_BEFORE}{_WEEKDAY},? (?:the )?)?)",
+                reach=16,
             ),
         ),
         (0.5, _months),
@@ -220,7 +226,7 @@ RULES: Rules = {
         (
             0.7,
             numbered(
-                rf"\([0-9]{{2,5}}\)[ .\-/]{{0,2}}[0-9]{{3,4}}[ .\-]?[0-9]{{3,4}}{AFTER}"
+                rf"\([0-9]{{2,5}}\)[ .\-/]{{0,2}}[0-9](?:[ .\-/]?[0-9]){{4,9}}{AFTER}"
                 rf"{_EXTENSION}",
                 least=8,
                 lead="(",
@@ -242,7 +248,9 @@ RULES: Rules = {
                 least=6,
                 lead="(",
                 back=rf"{_LETTER_BEFORE}(?:phone|telephone|tel|mobile|cell|fax|pager|call|text|dial|"
-                r"whatsapp|contact|reached? at|number is|answering at)[^0-9\n$]{0,15}",
+                r"whatsapp|contact|reached? at|number is|answering at|tfno|tlfn?o?|tel\u00e9fono|"
+                r"telefono|m\u00f3vil|movil|t\u00e9l|t\u00e9l\u00e9phone|telefon|cellulare|handy)"
+                r"[^0-9\n$]{0,15}",
                 reach=30,
             ),
         ),
@@ -255,7 +263,7 @@ RULES: Rules = {
             numbered(
                 rf"[0-9]{{6,12}}{AFTER}",
                 least=6,
-                back=r"(?<![A-Z0-9])(?P<value>[A-Z]{1,4}[\-#]?)",
+                back=r"(?<![A-Z0-9])(?P<value>[A-Z]{1,4}[\-#/]?)",
                 reach=6,
             ),
         ),

@@ -6,6 +6,7 @@ so are `given.txt` and `family.txt`, of which `pairs.py` makes full names.
 """
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -27,6 +28,8 @@ class Words:
       small: What is masked with a small letter too.
       eponyms: First names that stay before a word of medicine: `Kelly clamp`.
       phrases: Names of firms and things; each word stays beside the other.
+      areas: By their first word, what follows it in names of places of which a word is safe:
+        `salt` to ` lake city`.
     """
 
     safe: frozenset[str]
@@ -40,6 +43,7 @@ class Words:
     small: frozenset[str]
     eponyms: frozenset[str]
     phrases: frozenset[tuple[str, ...]]
+    areas: Mapping[str, tuple[str, ...]]
 
 
 @cache
@@ -68,7 +72,16 @@ def words() -> Words:
         ),
         eponyms=read_list("eponyms"),
         phrases=frozenset(tuple(phrase.split("_")) for phrase in read_list("phrases")),
+        areas=_areas(),
     )
+
+
+def _areas() -> dict[str, tuple[str, ...]]:
+    areas: dict[str, list[str]] = {}
+    for phrase in sorted(read_list("areas"), key=lambda phrase: -len(phrase)):
+        first, _, rest = phrase.partition("_")
+        areas.setdefault(first, []).append(" " + rest.replace("_", " "))
+    return {first: tuple(rests) for first, rests in areas.items()}
 
 
 def plain_word(word: str) -> str:

@@ -51,6 +51,23 @@ def masked(text: str) -> str:
         ("P.O. Box 1182", "1182"),
         ("Apt. 12B", "12B"),
         ("London SW1A 1AA", "SW1A 1AA"),
+        ("She grew up in the Czech Republic.", "Czech Republic"),
+        ("flew from Salt Lake City to Kuala Lumpur", "Salt Lake City"),
+        ("flew from Salt Lake City to Kuala Lumpur", "Kuala Lumpur"),
+        ("born in SAINT-PRIEST near Nashville", "SAINT-PRIEST"),
+        ("born in Nashville", "Nashville"),
+        ("sent to 26 rue de la Hulotais", "26 rue de la Hulotais"),
+        ("Anna Wirtz\n12 Elm Street\nSuite 574\nHoustonia", "Suite 574"),
+        ("We met at the corner of Elm Street and 9 Oak Road.", "the corner of Elm Street"),
+        ("seen at the Downtown Clinic", "Downtown Clinic"),
+        ("Follow up with Kimberly van den Bogaert today.", "Kimberly van den Bogaert"),
+        ("Keith Johnson Jr. came", "Keith Johnson Jr."),
+        ('We met Maria "Buckshot" Johnson.', "Maria Buckshot Johnson"),
+        ("Destiny said that she paid.", "Destiny"),
+        ("they told olga krylova's bank", "krylova"),
+        ("moving there, says jonsson.", "jonsson"),
+        ("thank you #JaneJohnson for calling", "JaneJohnson"),
+        ("landed in #nairobi today", "nairobi"),
     ],
 )
 def test_a_name_or_place_is_masked_whole(text: str, name: str) -> None:
@@ -114,6 +131,8 @@ def test_two_ordinary_words_that_are_no_name_stay(text: str) -> None:
         "How long does a transfer take?",
         "Ive told them im not paying",
         "XXXX XXXX told me XX/XX/2019",
+        "Glasgow Coma Scale 15 and a Baker cyst.",
+        "Thanks #PainFree #blessed",
     ],
 )
 def test_words_that_name_nobody_stay(text: str) -> None:

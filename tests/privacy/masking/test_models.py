@@ -113,12 +113,21 @@ def test_a_type_outside_the_plan_is_not_taken_from_a_model(spacy_folder: Path) -
     assert dates.find(TEXT) == []
 
 
-@pytest.mark.parametrize("value", ["", "spacy", "spacy:", "bert:/models/x", "None", "gliner:/m"])
+@pytest.mark.parametrize("value", ["", "spacy", "spacy:", "bert:/models/x", "None"])
 def test_a_value_that_names_no_kind_of_model_is_refused(value: str) -> None:
-    with pytest.raises(ValueError, match="expected none, spacy:<path>"):
+    with pytest.raises(ValueError, match="expected none, bundled, spacy:<path>"):
         parse_ner(value)
     with pytest.raises(MaskingError):
         Detector(MaskingConfig(), ner=value)
+
+
+@pytest.mark.parametrize("value", ["gliner:/models/x", "gliner"])
+def test_a_gliner_model_is_refused_with_the_reason(value: str) -> None:
+    with pytest.raises(ValueError, match=r"transformers below 5\.17"):
+        parse_ner(value)
+    with pytest.raises(MaskingError, match=r"transformers below 5\.17") as caught:
+        Detector(MaskingConfig(), ner=value)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("kind", ["spacy", "transformers"])

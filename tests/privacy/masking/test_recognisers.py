@@ -35,6 +35,14 @@ EXAMPLES = {
         "March 2019",
         "May 5",
         "5 December",
+        "Thursday, 16th November",
+        "saturday, 28 Feb 2015",
+        "23-febrero-1931",
+        "12 de junio de 2002",
+        "septiembre del 2000",
+        "febrero y abril de 2002",
+        "14 mars 2019",
+        "3. Oktober 2019",
     ),
     "EMAIL": (
         "jane.doe@example.org",
@@ -43,6 +51,8 @@ EXAMPLES = {
         "o'neil@example.com",
         "rené@example.fr",
         "иван@пример.рф",
+        "jane.doe@ example.org",
+        "jdoe@mercy",
     ),
     "IBAN": (
         "GB82WEST12345698765432",
@@ -76,6 +86,10 @@ EXAMPLES = {
         "2025550143",
         "555-0143",
         "202-555-0143 ext. 12",
+        "(02328) 60129",
+        "05366/97251027",
+        "729 825 979",
+        "98 25 97 91",
     ),
     "RECORD_NUMBER": ("00482913", "1234567890123", "AB1234567", "HN-204881"),
     "SSN": ("078-05-1120", "078 05 1120", "999-12-3456"),
@@ -99,6 +113,9 @@ IN_CONTEXT = {
     "(ins. #789-1234-567)": "789-1234-567",
     "admitted on 08/22 with": "08/22",
     "call 5550143 now": "5550143",
+    "N\u00baCol: 28 28": "28 28",
+    "NHC:  3762723": "3762723",
+    "CIPA: nhc/976421": "nhc/976421",
 }
 ORDINARY = (
     "BP 120/80, HR 72, temp 38.5, SpO2 97% on 2 L, glucose 5.4 mmol/L at 10:30",
@@ -139,6 +156,10 @@ def test_the_type_is_right_among_all_types(kind: str, text: str) -> None:
 def test_a_cue_makes_a_number_personal_and_stays(text: str, value: str) -> None:
     assert value not in masked(text)
     assert masked(text).startswith(text.partition(value)[0] + "[")
+
+
+def test_the_second_of_two_phones_is_found() -> None:
+    assert masked("Tfno. 956 203 145 y 956 203 146.", "PHONE") == "Tfno. [PHONE] y [PHONE]."
 
 
 @pytest.mark.parametrize("text", ORDINARY)

@@ -1,0 +1,1 @@
+"""A small model of English names and places that this project trained: `ner = "bundled"`."""
