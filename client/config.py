@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
@@ -178,6 +178,16 @@ class EvaluationSection(Section):
     )
 
 
+class WitnessSection(Section):
+    """How this site cosigns the coordinator's log."""
+
+    algorithm: Literal["ed25519", "ml-dsa-44"] = Field(
+        default="ed25519",
+        description="Of the witness's key when it is made: ed25519 or ml-dsa-44, which a quantum "
+        "computer does not break",
+    )
+
+
 class SiteConfig(Section):
     """Everything in `site.toml`."""
 
@@ -189,6 +199,7 @@ class SiteConfig(Section):
     policy: PolicySection = PolicySection()
     masking: MaskingSection = MaskingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    witness: WitnessSection = WitnessSection()
 
     @model_validator(mode="after")
     def _delta_fits(self) -> "SiteConfig":
