@@ -429,6 +429,10 @@ class Agent:
         """Announce the witness's key; returns the thread that will cosign over this connection."""
         witness = SiteWitness(self._home, self._kit, self._journal, self._tell)
         witness.announce()
+        if witness.seen.size:
+            # Before anything else is said to it: a log that went back would refuse what is sent
+            # now for reasons that hide the true one.
+            witness.step(link)
         self._witness = witness
         return threading.Thread(
             target=witness.watch, args=(link, self._stop_by), name="witness", daemon=True

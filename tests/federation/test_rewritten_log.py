@@ -332,8 +332,8 @@ def test_a_second_checkpoint_that_contradicts_the_first_is_found(log: Evidence) 
 
 
 def cosign(log: Evidence, *names: str) -> Policy:
-    """Have sites cosign the log; returns the policy that asks for two of three."""
-    keys = {name: CosigningKey.generate(f"{ORIGIN}/{name}") for name in "abc"}
+    """Have witnesses cosign the log; returns the policy that asks for two of three."""
+    keys = {name: CosigningKey.generate(f"witness.example/{name}") for name in "abc"}
     note = Note.parse((log.folder / CHECKPOINT).read_text(encoding="utf-8"))
     signed = note.with_signatures(tuple(keys[name].cosign(note.text, AT) for name in names))
     (log.folder / COSIGNED).write_text(str(signed), encoding="utf-8")
@@ -341,7 +341,7 @@ def cosign(log: Evidence, *names: str) -> Policy:
     return Policy.parse("\n".join([*lines, "group sites 2 a b c", "quorum sites"]).encode())
 
 
-def test_a_quorum_of_sites_is_enough_and_one_site_is_not(log: Evidence) -> None:
+def test_a_quorum_of_witnesses_is_enough_and_one_is_not(log: Evidence) -> None:
     policy = cosign(log, "a", "c")
     verify_log(log.folder, log.ring, policy=policy, accountant=accountant)
     policy = cosign(log, "b")

@@ -439,7 +439,7 @@ def test_nobody_announces_a_key_for_another_or_with_another_purpose(cosigned: Fe
         (signing, "key of its own"),
         (stolen, "key of its own"),
         (log, "expected the key of a witness"),
-        ("cloister/regio/a+00000000+" + signing.rpartition("+")[2], "expected key id"),
+        ("cloister/regio/a+00000000+" + signing.split("+", 2)[2], "expected key id"),
     ):
         line = make_entry(
             own,
