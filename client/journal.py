@@ -299,7 +299,7 @@ class Journal:
                 sequence=sequence,
                 at=datetime.now(UTC),
                 subjects={"entry": refused.entry.digest},
-                predicate={"event": str(refused.entry.event)},
+                predicate={"refused_event": str(refused.entry.event)},
             )
             self._connection.execute(
                 "INSERT INTO set_aside VALUES (?, ?, ?, ?)",

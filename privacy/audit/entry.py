@@ -242,7 +242,7 @@ FORMS: Mapping[Event, Form] = {
     # Signed with the site's own key: so whoever has that one needs nobody's word for this one.
     Event.WITNESS_ANNOUNCED: _site(fields={"witness_key": WITNESS_KEY}),
     # In the place of an entry that this log refused, which the site keeps.
-    Event.ENTRY_SET_ASIDE: _site("entry", fields={"event": EVENT}),
+    Event.ENTRY_SET_ASIDE: _site("entry", fields={"refused_event": EVENT}),
     Event.PLAN_APPROVED: _site("plan"),
     Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}),
     Event.DATA_MASKED: _site(

@@ -61,7 +61,7 @@ def test_two_sites_that_are_told_two_histories_catch_it(
         keys = shutil.copy(made.log / "keys.json", tmp_path / "keys.json")
         stop(made, *made.agents)
         num_entries = len(made.entries())
-        verified = made.call("cloister-audit", "verify", made.log, "--policy", policy)
+        verified = made.type_audit("verify", made.log, "--policy", policy)
         assert verified.status == 0, verified.talk
         assert sorted(verified.result["cosigned"]) == ["bank", "clinic"]
         shutil.copytree(made.home, tmp_path / "kept")
@@ -93,11 +93,11 @@ def test_two_sites_that_are_told_two_histories_catch_it(
             (made.log, folder / "seen.checkpoint"),
             (folder / "seen.checkpoint", folder / "refused.checkpoint"),
         ):
-            found = made.call("cloister-audit", "compare", *copies, "--keys", keys)
+            found = made.type_audit("compare", *copies, "--keys", keys)
             assert found.status == 1
             assert found.result["fork"] is True, found
         for log in (first, made.log):
-            found = made.call("cloister-audit", "verify", log, "--keys", keys, "--policy", policy)
+            found = made.type_audit("verify", log, "--keys", keys, "--policy", policy)
             assert found.status == 1
             assert "is not cosigned" in found.result["error"]
         # At its next start it asks nobody, until a person has decided.

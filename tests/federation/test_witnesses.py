@@ -490,7 +490,7 @@ def test_a_refused_entry_is_set_aside_by_a_person_and_the_agent_goes_on(
     assert a.error is None
     (entry,) = [e for e in federation.log() if e.event is Event.ENTRY_SET_ASIDE]
     assert entry.sequence == 1
-    assert entry.predicate == {"event": "plan-approved"}
+    assert entry.predicate == {"refused_event": "plan-approved"}
     # What was set aside is what the log's entry names, byte for byte.
     assert entry.subjects == {"entry": found["set_aside"][0]["digest"]}
     verify_log(federation.config.log_folder)
