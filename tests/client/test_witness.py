@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import client.witness
+from client.check import check_evidence
 from client.cli import main
 from client.config import BudgetSection, DataSection, SiteConfig, SiteSection, format_config
 from client.home import SiteHome
@@ -58,6 +59,14 @@ class Line:
         """Keep a cosignature."""
         self.cosigned.append(Note.parse(note))
         return True
+
+
+class Broken(Line):
+    """A line that breaks before a cosignature is over it."""
+
+    def cosign(self, note: str) -> bool:
+        """Lose it."""
+        raise TransportError("lost")
 
 
 def honest(operator: Operator) -> Line:
@@ -279,10 +288,8 @@ def test_a_full_disk_signs_nothing(witness: SiteWitness, monkeypatch: pytest.Mon
 
 def test_a_lost_answer_is_asked_for_again(witness: SiteWitness) -> None:
     operator = Operator("a")
-    line = honest(operator)
-    line.cosign = lambda _note: (_ for _ in ()).throw(TransportError("lost"))  # type: ignore[method-assign]
     with pytest.raises(TransportError):
-        witness.step(line)
+        witness.step(Broken(lambda old: ask(operator, old)))
     again = Line(lambda old: ask(operator, old))
     witness.step(again)
     assert len(again.cosigned) == 1
@@ -480,9 +487,13 @@ def test_the_command_shows_hands_out_and_resumes(
         witness.step(Line(fork))
     assert main([*arguments, "--json"]) == 1
     assert "two different logs" in json.loads(capsys.readouterr().out)["stopped"]["reason"]
+    (finding,) = check_evidence(home)
+    assert not finding.ok
+    assert "two different logs" in finding.found
     assert main(["start", "--home", str(home.folder)]) == 1
     assert "takes no work of it" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
+    assert check_evidence(home) == []
     assert main([*arguments, "--resume"]) == 1
     assert (home.witness_folder / "refused-1" / "decided.json").exists()
     assert os.listdir(home.witness_folder / "refused-1")

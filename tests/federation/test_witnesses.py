@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from client.agent import Agent, Link
+from client.check import check_evidence
 from client.cli import main as site_main
 from client.witness import REFUSED, SEEN, StoppedError
 from privacy.audit.checkpoint import parse_checkpoint
@@ -475,6 +476,8 @@ def test_a_refused_entry_is_set_aside_by_a_person_and_the_agent_goes_on(
         a.stop()
         a.error = None
     arguments = ["journal", "--home", str(a.home.folder)]
+    (finding,) = check_evidence(a.home)
+    assert "does not take entry 1" in finding.found
     assert site_main([*arguments, "--set-aside", "0"]) == 1
     capsys.readouterr()
     assert site_main(arguments) == 0
