@@ -260,6 +260,9 @@ class SiteWitness:
         except VerificationError as error:
             raise self._stop(seen, str(error), request.checkpoint) from None
         self._num_bad = 0
+        if self._ended:
+            # The line is being closed; at the next one the same is asked for again.
+            return
         text = Note.parse(request.checkpoint).text
         try:
             link.cosign(str(Note(text=text, signatures=(signature,))))
