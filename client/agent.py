@@ -53,6 +53,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from client.home import SiteHome, file_digest
+from client.witness import SiteWitness, check_stopped
 from client.worker import Feed, Worker, WorkerTimeoutError
 from model.tensors import packed_digest
 from privacy import wire
@@ -77,6 +78,7 @@ from privacy.version import VERSION
 CALL_S: Final = 30.0
 # Longer than the coordinator holds a call open, so that the answer always comes first.
 PULL_S: Final = 45.0
+END_S: Final = 5.0
 HEARTBEAT_S: Final = 8.0
 HEARTBEAT_INTERVAL_S: Final = 10.0
 MAX_PAUSE_S: Final = 15.0
@@ -127,6 +129,14 @@ class Link:
     def append(self, lines: Sequence[bytes]) -> list[int]:
         """Put entries into the log, in their order; returns their places in it."""
         return [int(index) for index in self._door("Append", b"\n".join(lines))["indices"]]
+
+    def checkpoint(self, old_size: int) -> str:
+        """A request to cosign what the log became since it had `old_size` entries, or empty."""
+        return str(self._door("Checkpoint", str(old_size).encode())["request"])
+
+    def cosign(self, note: str) -> bool:
+        """Hand over a cosignature; False when another checkpoint is asked for by now."""
+        return bool(self._door("Cosign", note.encode())["kept"])
 
     def activate(self, public_key: bytes) -> None:
         """Come online as this site's node."""
@@ -301,6 +311,10 @@ class Agent:
         self._noted_start: tuple[int | None, str] | None = None
         self._foreseen: set[str] = set()
         self._link: Link | None = None
+        self._witness: SiteWitness | None = None
+        # Why no work may go on, from the thread that cosigns.
+        self._stopped_by: FederationError | None = None
+        self._telling = threading.Lock()
 
     def stop(self) -> None:
         """End after the call in progress; a round in progress is abandoned, and stays spent."""
@@ -313,8 +327,10 @@ class Agent:
         """Serve until `stop`; connects again for as long as it takes.
 
         Raises:
-          VerificationError: The coordinator does not let this site in.
+          VerificationError: The coordinator does not let this site in, or its log does not hold
+            together and nobody has decided yet.
         """
+        check_stopped(self._home)
         self._check_ledger()
         # Its libraries take seconds to load: let them, while this site connects and waits.
         self._worker.start()
@@ -338,6 +354,7 @@ class Agent:
             self._worker.stop()
             self._journal.close()
             self._tell(state="stopped")
+        self._check_witness()
 
     def _check_ledger(self) -> None:
         """Check that the ledger holds every round that the journal says was reserved.
@@ -346,8 +363,10 @@ class Agent:
           ConfigError: It does not: it was lost, or is another population's.
         """
         held = {(entry.plan_digest, entry.server_round) for entry in self._ledger.entries()}
-        for line, _ in self._journal.lines():
-            entry = parse_entry(line)
+        said = [parse_entry(line) for line, _ in self._journal.lines()]
+        # What was set aside was done all the same.
+        said += [refused.entry for refused in self._journal.set_aside_entries()]
+        for entry in said:
             if entry.event is Event.BUDGET_RESERVED:
                 place = (entry.subjects["plan"], entry.predicate["server_round"])
                 if place not in held:
@@ -367,29 +386,73 @@ class Agent:
         beating = threading.Thread(
             target=self._beat, args=(link, ended), name="heartbeat", daemon=True
         )
+        witnessing: threading.Thread | None = None
         try:
             hello = link.hello()
             if hello.get("federation") != self._kit.federation:
                 raise VerificationError(
                     f"expected federation {self._kit.federation}, got another one"
                 )
-            self._journal.flush(link.append)
+            if hello.get("witness"):
+                witnessing = self._start_witness(link)
+            self._flush(link)
             link.activate(self._public_key())
             self._link = link
             beating.start()
+            if witnessing is not None:
+                # Not before the log has the key.
+                witnessing.start()
             self._tell(state="connected")
             while not self._stopping.is_set():
-                self._journal.flush(link.append)
+                self._flush(link)
                 pulled = link.pull()
+                self._check_witness()
                 if pulled is not None:
                     self._handle(link, *pulled)
+                elif self._witness is not None:
+                    # The coordinator lets a waiting call return where a checkpoint is waited for.
+                    self._witness.wake(now=True)
             link.deactivate()
         finally:
             self._link = None
             ended.set()
+            if self._witness is not None:
+                self._witness.end()
+                self._witness = None
+            if witnessing is not None and witnessing.ident is not None:
+                witnessing.join(timeout=END_S)
             if beating.ident is not None:
                 beating.join(timeout=1.0)
             link.close()
+
+    def _start_witness(self, link: Link) -> threading.Thread:
+        """Announce the witness's key; returns the thread that will cosign over this connection."""
+        witness = SiteWitness(self._home, self._kit, self._journal, self._tell)
+        witness.announce()
+        if witness.seen.size:
+            # Before anything else is said to it: a log that went back would refuse what is sent
+            # now for reasons that hide the true one.
+            witness.step(link)
+        self._witness = witness
+        return threading.Thread(
+            target=witness.watch, args=(link, self._stop_by), name="witness", daemon=True
+        )
+
+    def _stop_by(self, error: FederationError) -> None:
+        """Take no further work: the coordinator's log does not hold together."""
+        self._stopped_by = error
+        self._tell(state="stopped", reason=str(error))
+        self.stop()
+
+    def _check_witness(self) -> None:
+        if self._stopped_by is not None:
+            raise self._stopped_by
+
+    def _flush(self, link: Link) -> None:
+        """Send what the log does not have yet, before anything that it speaks of leaves."""
+        self._check_witness()
+        if self._journal.flush(link.append) and self._witness is not None:
+            self._witness.wake()
 
     def _beat(self, link: Link, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT_S):
@@ -433,7 +496,7 @@ class Agent:
         kept = self._journal.get(plan.digest, instruction.kind, instruction.server_round)
         if kept is None:
             raise ConfigError("expected a kept reply, got none")
-        self._journal.flush(link.append)
+        self._flush(link)
         content = recorddict_from_proto(recorddict_pb2.RecordDict.FromString(kept[0]))
         try:
             sent_bytes = link.push(Message(content, reply_to=message))
@@ -499,7 +562,7 @@ class Agent:
         if instruction.kind == "train":
             reservation = self._reserve(plan, instruction.server_round)
             # The log takes the reservation before a record is read: what it refuses is not done.
-            self._journal.flush(link.append)
+            self._flush(link)
         try:
             local, content = self._ask(plan, instruction, message)
             reply = wire.read_reply(
@@ -754,7 +817,7 @@ class Agent:
             server_round=int(group) if _GROUP.fullmatch(group) else 0,
         )
         self._tell(state="connected", stage="refused", rule=rule)
-        self._journal.flush(link.append)
+        self._flush(link)
         error = Error(code=REFUSED_CODE, reason=rule)
         try:
             link.push(Message(error, reply_to=message))
@@ -763,9 +826,10 @@ class Agent:
 
     def _tell(self, **news: object) -> None:
         """Update status.json and tell whoever watches."""
-        self._status.update(news, at=round(time.time(), 3))
-        self._home.write_json(self._home.status_path, self._status)
-        self._say({"site": self._site, **news})
+        with self._telling:
+            self._status.update(news, at=round(time.time(), 3))
+            self._home.write_json(self._home.status_path, self._status)
+            self._say({"site": self._site, **news})
 
 
 def _checked_recall(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[list[object]]:

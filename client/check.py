@@ -18,6 +18,7 @@ from client.config import SiteConfig
 from client.home import SiteHome
 from client.reach import Credentials, Finding, check_remote
 from client.sources import FileSection
+from client.witness import check_stopped
 from privacy.errors import ConfigError, FederationError
 from privacy.pki.authority import load_tls_key, public_der
 from privacy.pki.enrolment import issued_at, read_kit
@@ -41,6 +42,7 @@ def check_site(folder: Path) -> list[Finding]:
     findings = [Finding(name="settings", ok=True, found=f"{home.config_path} can be read")]
     keys = (home.tls_key_path, home.signing_key_path, home.holdout_key_path)
     findings += [check_key(path) for path in (*keys, *home.surrogate_key_paths())]
+    findings += check_evidence(home)
     findings += [check_data(config), check_device(config.compute.device)]
     base = config.base.folder or Path(str(files("model"))) / "nano"
     compute = config.compute
@@ -58,6 +60,29 @@ def check_site(folder: Path) -> list[Finding]:
         return findings
     address, proxy = config.site.coordinator, config.site.proxy
     return findings + list(check_remote(address, credentials, proxy=proxy))
+
+
+def check_evidence(home: SiteHome) -> list[Finding]:
+    """What a person has to decide before the agent goes on; nothing where there is nothing."""
+    try:
+        check_stopped(home)
+        refused = None
+        if home.journal_path.exists():
+            journal = home.journal()
+            refused = journal.refused()
+            journal.close()
+    except FederationError as error:
+        return [Finding(name="log", ok=False, found=str(error), advice=error.hint)]
+    if refused is None:
+        return []
+    return [
+        Finding(
+            name="journal",
+            ok=False,
+            found=f"the log does not take entry {refused.entry.sequence}: {refused.reason}",
+            advice="cloister-site journal shows it, and how to go on without losing it",
+        )
+    ]
 
 
 def _credentials(home: SiteHome) -> Credentials:

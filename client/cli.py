@@ -115,6 +115,35 @@ def _parser() -> console.Parser:
     add("start", "Connect and serve approved plans, until stopped.", "start")
     add("budget", "Show what was spent of the privacy budget, round by round.", "budget --json")
     add("sent", "List what left this site: when, how much, under which plan and round.", "sent")
+    journal = add(
+        "journal",
+        "Show how much of this site's evidence the log has, and an entry that it refuses.",
+        "journal\ncloister-site journal --set-aside 17",
+    )
+    journal.add_argument(
+        "--set-aside",
+        type=int,
+        metavar="N",
+        help="keep refused entry N here, and say in its place that this was done",
+    )
+    witness = add(
+        "witness",
+        "Show the checkpoint of the coordinator's log that this site cosigned last.",
+        "witness\ncloister-site witness --out hospital_a.checkpoint",
+    )
+    witness.add_argument(
+        "--out", type=Path, metavar="FILE", help="write that checkpoint, to be compared by others"
+    )
+    witness.add_argument(
+        "--resume",
+        action="store_true",
+        help="take work again, after a person looked into what stopped this site",
+    )
+    witness.add_argument(
+        "--new-key",
+        action="store_true",
+        help="cosign with another key from now on, where the key or its memory was lost",
+    )
     add("stop", "Stop the agent of this site.", "stop")
     _add_audit(
         add(
@@ -186,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "start": _start,
         "budget": _budget,
         "sent": _sent,
+        "journal": _journal,
+        "witness": _witness,
         "stop": _stop,
         "mask": _mask,
         "audit-privacy": _audit_privacy,
@@ -269,6 +300,9 @@ def _enrol(args: argparse.Namespace) -> int:
     partial = home.kit_path.with_suffix(".next")
     partial.write_bytes(content)
     partial.replace(home.kit_path)
+    from client.custody import prepare_witness
+
+    prepare_witness(home)
     if args.json:
         console.result_json({"federation": kit.federation, "fingerprint": kit.fingerprint})
     else:
@@ -319,8 +353,10 @@ def _cohort(args: argparse.Namespace) -> int:
 def _approve_plan(args: argparse.Namespace) -> int:
     from client.agent import Link
     from client.policy import PlanRuleError, describe
+    from client.witness import check_stopped
 
     home = SiteHome(args.home)
+    check_stopped(home)
     config, kit, journal = home.config(), home.kit(), home.journal()
     link = Link(home.channel())
     try:
@@ -526,6 +562,18 @@ def _sent(args: argparse.Namespace) -> int:
             f"round {s.server_round:>3}  {s.num_bytes:>10,} bytes  {s.update_digest[:23]}"
         )
     return console.OK
+
+
+def _journal(args: argparse.Namespace) -> int:
+    from client import custody
+
+    return custody.show_journal(args)
+
+
+def _witness(args: argparse.Namespace) -> int:
+    from client import custody
+
+    return custody.show_witness(args)
 
 
 def _stop(args: argparse.Namespace) -> int:

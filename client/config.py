@@ -187,6 +187,16 @@ class EvaluationSection(Section):
     )
 
 
+class WitnessSection(Section):
+    """How this site cosigns the coordinator's log."""
+
+    algorithm: Literal["ed25519", "ml-dsa-44"] = Field(
+        default="ed25519",
+        description="Of the witness's key when it is made: ed25519 or ml-dsa-44, which a quantum "
+        "computer does not break",
+    )
+
+
 class SiteConfig(Section):
     """Everything in `site.toml`."""
 
@@ -198,6 +208,7 @@ class SiteConfig(Section):
     policy: PolicySection = PolicySection()
     masking: MaskingSection = MaskingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    witness: WitnessSection = WitnessSection()
 
     @model_validator(mode="after")
     def _delta_fits(self) -> "SiteConfig":

@@ -8,6 +8,8 @@ keys/                private keys, mode 0700; the training process never sees th
   holdout.key        32 random bytes: which units are held out
   surrogate-1.key    32 random bytes: which made-up values stand for real ones; the highest number
                      is used, the others are kept to make text of earlier times again
+  witness.key        cosigns the coordinator's checkpoints, nothing else
+witness/             memory of the checkpoint seen last; what was refused, with both checkpoints
 request.json         enrolment request for the coordinator; holds public keys only
 kit.json             the coordinator's signed answer
 journal.sqlite       decisions, evidence, everything that left
@@ -55,6 +57,8 @@ class SiteHome:
         self.tls_key_path = self.keys_folder / "tls.key"
         self.signing_key_path = self.keys_folder / "signing.key"
         self.holdout_key_path = self.keys_folder / "holdout.key"
+        self.witness_key_path = self.keys_folder / "witness.key"
+        self.witness_folder = self.folder / "witness"
         self.request_path = self.folder / "request.json"
         self.kit_path = self.folder / "kit.json"
         self.journal_path = self.folder / "journal.sqlite"

@@ -3,6 +3,8 @@
 - *Decisions*: plans that a person approved or refused, by digest.
 - *Entries*: the site's own evidence, signed here, numbered without gaps, kept for ever, and sent
   to the coordinator's log in their order. An entry is in this file before it is anywhere else.
+- *Refusals*: an entry that the log refused, and why. It holds back all behind it, until a person
+  sets it aside: then it is kept here, and an entry that names its digest takes its number.
 - *Outbox*: each reply that left or may leave, byte for byte, so that a round that is asked for
   twice is answered twice with the same bytes and never trained twice.
 """
@@ -42,6 +44,17 @@ CREATE TABLE IF NOT EXISTS entry (
   log_index INTEGER
 );
 CREATE INDEX IF NOT EXISTS entry_about ON entry (plan_digest, server_round, event);
+CREATE TABLE IF NOT EXISTS refusal (
+  sequence INTEGER PRIMARY KEY,
+  reason TEXT NOT NULL,
+  refused_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS set_aside (
+  sequence INTEGER NOT NULL,
+  line BLOB NOT NULL,
+  reason TEXT NOT NULL,
+  set_aside_at TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS commitment (
   digest TEXT PRIMARY KEY,
   salt BLOB NOT NULL,
@@ -87,6 +100,21 @@ class Sent:
     num_bytes: int
     made_at: str
     sent_at: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """An entry that the coordinator's log refused.
+
+    Attributes:
+      entry: It.
+      reason: What the log said.
+      at: When it said so first, or when a person set the entry aside.
+    """
+
+    entry: Entry
+    reason: str
+    at: str
 
 
 class Journal:
@@ -174,19 +202,124 @@ class Journal:
 
         `send` returns the entries' places in the log. A crash between sending and marking sends
         them again, and the log answers with the places that it gave before.
+
+        Raises:
+          ConfigError: The log refuses an entry. Which one and why is noted; those before it were
+            sent, those behind it were not.
         """
         with self._guarded():
             rows = self._connection.execute(
                 "SELECT sequence, line FROM entry WHERE log_index IS NULL ORDER BY sequence"
             ).fetchall()
         for batch in _batches([(sequence, bytes(line)) for sequence, line in rows]):
-            indices = send([line for _, line in batch])
-            with self._guarded(), self._transaction():
-                self._connection.executemany(
-                    "UPDATE entry SET log_index = ? WHERE sequence = ?",
-                    [(i, sequence) for i, (sequence, _) in zip(indices, batch, strict=True)],
-                )
+            try:
+                indices = send([line for _, line in batch])
+            except ConfigError:
+                # One of them: each alone says which.
+                for row in batch:
+                    self._send_alone(row, send)
+            else:
+                self._mark(batch, indices)
         return len(rows)
+
+    def _mark(self, batch: Sequence[tuple[int, bytes]], indices: Sequence[int]) -> None:
+        """Note the places in the log of entries that it took."""
+        with self._guarded(), self._transaction():
+            for index, (sequence, _) in zip(indices, batch, strict=True):
+                self._connection.execute(
+                    "UPDATE entry SET log_index = ? WHERE sequence = ?", (index, sequence)
+                )
+                self._connection.execute("DELETE FROM refusal WHERE sequence = ?", (sequence,))
+
+    def _send_alone(
+        self, row: tuple[int, bytes], send: Callable[[Sequence[bytes]], Sequence[int]]
+    ) -> None:
+        sequence, line = row
+        try:
+            indices = send([line])
+        except ConfigError as error:
+            with self._guarded():
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO refusal VALUES (?, ?, ?)",
+                    (sequence, str(error), _now()),
+                )
+            raise ConfigError(
+                f"the log does not take entry {sequence} of this site,"
+                f" {parse_entry(line).event}: {error}",
+                hint="cloister-site journal shows it, and how to go on without losing it",
+            ) from None
+        self._mark([row], indices)
+
+    def newest(self, event: Event) -> Entry | None:
+        """The newest entry of this event, None before the first."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT line FROM entry WHERE event = ? ORDER BY sequence DESC LIMIT 1",
+                (str(event),),
+            ).fetchone()
+        return None if row is None else parse_entry(bytes(row[0]))
+
+    def refused(self) -> Refusal | None:
+        """The entry that the log refused and that holds back all behind it, None for none."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT entry.line, refusal.reason, refusal.refused_at FROM refusal"
+                " JOIN entry USING (sequence) WHERE entry.log_index IS NULL"
+                " ORDER BY sequence LIMIT 1"
+            ).fetchone()
+        return None if row is None else _refusal(row)
+
+    def set_aside(self, sequence: int) -> Entry:
+        """Keep the refused entry beside the others, and say in its place that this was done.
+
+        The new entry has the number of the refused one, so those behind it stay as they are.
+
+        Returns:
+          The new entry.
+
+        Raises:
+          ConfigError: The log did not refuse the entry of that number.
+        """
+        with self._guarded(), self._transaction():
+            row = self._connection.execute(
+                "SELECT entry.line, refusal.reason, refusal.refused_at FROM refusal"
+                " JOIN entry USING (sequence) WHERE entry.log_index IS NULL AND sequence = ?",
+                (sequence,),
+            ).fetchone()
+            if row is None:
+                raise ConfigError(
+                    f"expected the number of an entry that the log refused, got {sequence}",
+                    hint="cloister-site journal shows it, if there is one",
+                )
+            refused = _refusal(row)
+            line = make_entry(
+                self._key,
+                self._site,
+                Event.ENTRY_SET_ASIDE,
+                sequence=sequence,
+                at=datetime.now(UTC),
+                subjects={"entry": refused.entry.digest},
+                predicate={"refused_event": str(refused.entry.event)},
+            )
+            self._connection.execute(
+                "INSERT INTO set_aside VALUES (?, ?, ?, ?)",
+                (sequence, refused.entry.line, refused.reason, _now()),
+            )
+            self._connection.execute("DELETE FROM refusal WHERE sequence = ?", (sequence,))
+            self._connection.execute(
+                "UPDATE entry SET event = ?, plan_digest = NULL, server_round = NULL, line = ?"
+                " WHERE sequence = ?",
+                (str(Event.ENTRY_SET_ASIDE), line, sequence),
+            )
+        return parse_entry(line)
+
+    def set_aside_entries(self) -> tuple[Refusal, ...]:
+        """Every entry that was set aside, in the order in which it was."""
+        with self._guarded():
+            rows = self._connection.execute(
+                "SELECT line, reason, set_aside_at FROM set_aside ORDER BY rowid"
+            ).fetchall()
+        return tuple(_refusal(row) for row in rows)
 
     def lines(self) -> list[tuple[bytes, int | None]]:
         """Every entry with its place in the coordinator's log, None before it is there."""
@@ -324,6 +457,10 @@ class Journal:
                     f"cannot use {self._path}: {error}",
                     hint="restore the site's journal from a copy; without it nothing leaves",
                 ) from error
+
+
+def _refusal(row: tuple[bytes, str, str]) -> Refusal:
+    return Refusal(entry=parse_entry(bytes(row[0])), reason=row[1], at=row[2])
 
 
 def _batches(rows: list[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:

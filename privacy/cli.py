@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from privacy import reading, reporting, sealing
-from privacy.audit.entry import Event
+from privacy.audit.checkpoint import log_key
+from privacy.audit.entry import Entry, Event
 from privacy.audit.export import export_tiles
 from privacy.audit.keys import KeyRing
 from privacy.audit.policy import Policy
+from privacy.audit.quorum import Quorum
 from privacy.audit.summary import Summary
-from privacy.audit.verify import check_log
-from privacy.console import FAILED, OK, Parser, complain, result, result_json, run, say
+from privacy.audit.verify import CheckedLog, check_log
+from privacy.console import FAILED, OK, Parser, UsageError, complain, result, result_json, run, say
 from privacy.errors import VerificationError
 
 _HANDLERS = {
@@ -29,7 +31,7 @@ _HANDLERS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    own = {"verify": _verify, "tiles": _tiles}
+    own = {"verify": _verify, "tiles": _tiles, "policy": _make_policy}
     return run(
         build_parser(), {**_HANDLERS, **reporting.HANDLERS, **sealing.HANDLERS, **own}, argv
     )
@@ -60,6 +62,39 @@ def build_parser() -> argparse.ArgumentParser:
         help="processes that check signatures (default 1); several pay for large logs",
     )
     verify.add_argument("--json", action="store_true", help="the result as JSON")
+
+    policy = commands.add_parser(
+        "policy",
+        help="write a policy from the witnesses that the sites announced",
+        description="Check a log, and write a tlog-policy from the keys that sites announced in it"
+        " under their own signatures. Nobody's word is taken for a key but the site's.",
+        example="cloister-audit policy demo-out/log --keys keys.json --quorum majority",
+    )
+    policy.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
+    policy.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="the parties' public keys (keys.json); by default those that lie with the log",
+    )
+    policy.add_argument(
+        "--quorum",
+        type=_quorum,
+        default="majority",
+        metavar="HOW_MANY",
+        help="operators that must have cosigned: majority (the default), all, or a number",
+    )
+    policy.add_argument(
+        "--operator",
+        action="append",
+        default=[],
+        type=_operator,
+        metavar="SITE=NAME",
+        help="who runs a site's machines: sites of one operator count once, those of coordinator"
+        " not at all; may be given again",
+    )
+    policy.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default policy)")
+    policy.add_argument("--json", action="store_true", help="the result as JSON")
 
     show = commands.add_parser(
         "show",
@@ -145,7 +180,9 @@ def _add_reading(commands: "argparse._SubParsersAction[Parser]") -> None:
         " named.",
         example="cloister-audit compare log-of-a log-of-b --keys keys.json",
     )
-    compare.add_argument("log", type=Path, metavar="LOG", help="one copy, a folder")
+    compare.add_argument(
+        "log", type=Path, metavar="LOG", help="one copy, a folder or the file of a checkpoint"
+    )
     compare.add_argument(
         "other", type=Path, metavar="OTHER", help="another copy, or the file of a checkpoint"
     )
@@ -184,6 +221,17 @@ def _at_least_one(text: str) -> int:
     return number
 
 
+def _quorum(text: str) -> str | int:
+    return text if text in ("majority", "all") else _at_least_one(text)
+
+
+def _operator(text: str) -> tuple[str, str]:
+    site, separator, name = text.partition("=")
+    if not site or not separator or not name:
+        raise argparse.ArgumentTypeError(f"expected SITE=NAME, got {text!r}")
+    return site, name
+
+
 def _say_keys(*, from_log: bool) -> None:
     if from_log:
         say("note: the keys came with the log; compare their fingerprints with the parties")
@@ -218,6 +266,7 @@ def _verify(args: argparse.Namespace) -> int:
     result(f"history   {log.num_checkpoints} checkpoints agree")
     for witness, at in summary.get("cosigned", {}).items():
         result(f"cosigned  {witness}: {at}")
+    _say_unannounced(args, log)
     for run_id, run_ in summary["runs"].items():
         result(
             f"run       {run_['run']}: {run_['released']} of {run_['rounds']} rounds released"
@@ -230,6 +279,46 @@ def _verify(args: argparse.Namespace) -> int:
         )
     for key in log.keys:
         result(f"key       {key.party}: {key.fingerprint}")
+    return OK
+
+
+def _say_unannounced(args: argparse.Namespace, log: CheckedLog) -> None:
+    """Name the policy's witnesses for whose keys this log has no site's signature."""
+    policy = _policy(args)
+    known = {key.vkey for key in log.witnesses.values()}
+    others = (
+        [] if policy is None else [n for n, k in policy.witnesses.items() if k.vkey not in known]
+    )
+    if others:
+        say(f"note: no site announced the key of {', '.join(others)} here; compare it with them")
+
+
+def _make_policy(args: argparse.Namespace) -> int:
+    active: set[str] = set()
+
+    def count(_index: int, entry: Entry) -> None:
+        if entry.event is Event.SITE_ENROLLED:
+            active.add(entry.predicate["site"])
+        if entry.event is Event.SITE_REVOKED:
+            active.discard(entry.predicate["site"])
+
+    log = check_log(args.log, KeyRing.load(args.keys) if args.keys else None, visit=count)
+    _say_keys(from_log=log.keys_from_log)
+    operators = dict(args.operator)
+    unknown = sorted(set(operators) - active)
+    if unknown:
+        raise UsageError(f"expected names of enrolled sites, got {', '.join(unknown)}")
+    quorum = Quorum.over(args.quorum, active, operators)
+    (operator, *_) = log.keys.coordinator_keys()
+    text = quorum.policy(log_key(log.checkpoint.origin, operator.public_key), log.witnesses)
+    out = args.out or Path("policy")
+    out.write_text(text, encoding="utf-8")
+    if args.json:
+        found = {"policy": str(out), "needed": quorum.needed, "operators": len(quorum.operators)}
+        result_json(found)
+    else:
+        say(f"{quorum.needed} of {len(quorum.operators)} operators must have cosigned")
+        result(str(out))
     return OK
 
 

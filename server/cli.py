@@ -359,7 +359,12 @@ def _run(args: argparse.Namespace) -> int:
     with Roster(config.roster_path) as roster:
         plan, initial = make_plan(args.plan, config, roster)
     Registry(config.adapters_folder).release(plan.tensors, initial, plan.adapter, plan.base.name)
-    control(config, "Offer", plan=plan.canonical().decode(), wait_s=args.wait)
+    offered = control(config, "Offer", plan=plan.canonical().decode(), wait_s=args.wait)
+    if offered and offered["without_key"]:
+        console.say(
+            f"note: no witness's key yet of {', '.join(offered['without_key'])}; the run is over"
+            " once the quorum of witnesses has cosigned it"
+        )
     console.say(f"plan {plan.digest} is offered to {', '.join(s.name for s in plan.sites)}")
     mechanism = plan.mechanism
     console.say(

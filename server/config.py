@@ -7,7 +7,7 @@ decide on that. Folders are relative to the file's own folder.
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -53,6 +53,10 @@ class FederationConfig(BaseModel):
       site_certificate_days: How long a site's certificate is valid.
       server_certificate_days: How long the coordinator's certificate is valid.
       num_threads: Calls that are served at the same time.
+      witness_quorum: How many operators of sites must cosign the log before a run is over:
+        `majority`, `all`, `none`, or a number.
+      witness_operators: Who runs a site's machines, where that is nobody of the site's own: sites
+        of one operator count once, those of `coordinator` not at all.
       authority: Folder of the certificate authority.
       keys: Folder of the coordinator's TLS and signing keys.
       state: Folder of the roster and of the runs' state.
@@ -69,6 +73,10 @@ class FederationConfig(BaseModel):
     site_certificate_days: int = Field(default=30, ge=1, le=397)
     server_certificate_days: int = Field(default=365, ge=1, le=397)
     num_threads: int = Field(default=128, ge=4, le=1024)
+    witness_quorum: Literal["majority", "all", "none"] | Annotated[int, Field(ge=1)] = "majority"
+    witness_operators: dict[
+        Annotated[str, AfterValidator(_name)], Annotated[str, AfterValidator(_name)]
+    ] = {}
     authority: _Folder = "authority"
     keys: _Folder = "keys"
     state: _Folder = "state"
@@ -175,6 +183,12 @@ server_certificate_days = 365
 
 # Calls served at the same time; a connected site holds one, and needs a second.
 num_threads = 128
+
+# How many operators of sites must cosign the log before a run is over: "majority", "all", "none",
+# or a number. Sites whose machines one party runs count once, those that the coordinator's own
+# people run not at all: witness_operators = {{ clinic_b = "clinic_a", lab = "coordinator" }}
+witness_quorum = "majority"
+witness_operators = {{}}
 
 # Folders, relative to this file.
 authority = "authority"  # the certificate authority; its key may live on another machine

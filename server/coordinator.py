@@ -39,6 +39,7 @@ from server.registry import Registry
 from server.roster import Roster
 from server.runs import RoundResult, Run, RunState, RunStore
 from server.status import status
+from server.witnesses import Witnesses
 
 # Refused calls of one peer and rule are written to the log this often; each is counted.
 REFUSAL_LOG_S = 60.0
@@ -72,6 +73,8 @@ class _Rounds:
         self._accepted: dict[tuple[int, str], str] = {}
         self._over: dict[int, str | None] = {}
         self.started = False
+        # Rounds and adapter of the newest entry that says the run is over.
+        self.ended: tuple[int, str | None] | None = None
         self.evaluated_sites: list[str] = []
         self._read_log()
 
@@ -84,6 +87,8 @@ class _Rounds:
                 continue
             if entry.event is Event.RUN_STARTED:
                 self.started = True
+            if entry.event is Event.RUN_FINISHED:
+                self.ended = entry.predicate["num_rounds"], entry.subjects.get("adapter")
             if entry.event is Event.UPDATE_ACCEPTED:
                 place = (entry.predicate["server_round"], entry.predicate["site"])
                 self._accepted[place] = entry.subjects["update"]
@@ -239,6 +244,8 @@ class Coordinator:
             self,
             max_workers=config.num_threads,
         )
+        self.witnesses = Witnesses(config, key.public_key, self.roster, self.evidence)
+        self._awaiting_witnesses = ""
         self._changed = threading.Condition()
         self._version = 0
         self._stopping = threading.Event()
@@ -309,7 +316,8 @@ class Coordinator:
 
     def _may_start(self, run: Run) -> bool:
         """Whether the quorum has approved, and the others have decided or had time to."""
-        names = {share.name for share in run.plan.sites}
+        # A site that was shut out takes part in nothing, whatever it approved before.
+        names = {s.name for s in run.plan.sites if self.roster.active_site(s.name) is not None}
         approved = set(run.approved) & names
         if len(approved) < run.plan.rounds.min_sites:
             return False
@@ -397,21 +405,50 @@ class Coordinator:
                 ending, reason = RunState.FAILED, str(error)
             finally:
                 self._current = None
-        self._end(plan, ending, reason, grid.run.run_id)
+        self._end(plan, rounds, ending, reason, grid.run.run_id)
 
-    def _end(self, plan: RunPlan, state: RunState, reason: str, flower_run_id: int) -> None:
+    def _end(
+        self, plan: RunPlan, rounds: _Rounds, state: RunState, reason: str, flower_run_id: int
+    ) -> None:
         run = self.runs.get(plan.digest)
         num_rounds = sum(result.adapter is not None for result in run.rounds)
-        self.evidence.record(
-            Event.RUN_FINISHED,
-            {"plan": plan.digest, "adapter": run.adapter},
-            run_id=plan.run_id,
-            num_rounds=num_rounds,
-        )
+        # A crash behind this entry comes here again; the log says it once.
+        if rounds.ended != (num_rounds, run.adapter):
+            self.evidence.record(
+                Event.RUN_FINISHED,
+                {"plan": plan.digest, "adapter": run.adapter},
+                run_id=plan.run_id,
+                num_rounds=num_rounds,
+            )
         # Update bytes go first: a crash before the next line cleans up once more.
         self.engine.end_run(flower_run_id, completed=state is RunState.FINISHED)
+        if state is RunState.FINISHED and not self._witnessed(plan):
+            return
         self.runs.end(plan.digest, state, reason)
         self._notify()
+
+    def _witnessed(self, plan: RunPlan) -> bool:
+        """Wait until the quorum has cosigned all that led to the adapter; False when stopped.
+
+        An adapter whose history could still be told in two ways is not handed out.
+        """
+        size = self.evidence.log.size
+        try:
+            while not self.witnesses.covers(size):
+                version = self._version
+                if self._awaiting_witnesses != plan.digest:
+                    self._awaiting_witnesses = plan.digest
+                    self._notify()
+                    continue
+                if self._stopping.is_set():
+                    return False
+                if self.runs.get(plan.digest).state is not RunState.RUNNING:
+                    return False
+                self.engine.ring()
+                self._wait_for_change(1.0, version)
+        finally:
+            self._awaiting_witnesses = ""
+        return True
 
     # -- the door (called by the engine, for an authenticated site) ------------------------------
 
@@ -422,6 +459,8 @@ class Coordinator:
             "site": site,
             "time": format_time(datetime.now(UTC)),
             "version": VERSION,
+            # A site does not announce its key to a coordinator that would refuse the entry.
+            "witness": True,
         }
 
     def plans(self, site: str) -> list[str]:
@@ -450,6 +489,8 @@ class Coordinator:
                 approved = entry.event is Event.PLAN_APPROVED
                 self.runs.decide(entry.subjects["plan"], site, approved=approved)
                 self._notify()
+            if entry.event is Event.WITNESS_ANNOUNCED:
+                self.witnesses.write_policy()
         last = receipts[-1]
         return {
             "indices": [receipt.index for receipt in receipts],
@@ -457,6 +498,17 @@ class Coordinator:
             "root": last.root.hex(),
             "checkpoint": last.checkpoint,
         }
+
+    def checkpoint(self, site: str, old_size: int) -> str:
+        """See `server.engine.Door`."""
+        return self.witnesses.ask(site, old_size)
+
+    def cosigned(self, site: str, note: str) -> bool:
+        """See `server.engine.Door`."""
+        is_kept = self.witnesses.take(site, note)
+        if is_kept and self._awaiting_witnesses:
+            self._notify()
+        return is_kept
 
     def connected(self) -> None:
         """See `server.engine.Door`."""
@@ -545,7 +597,7 @@ class Coordinator:
             )
             self.runs.offer(plan)
         self._notify()
-        return {"plan": plan.digest}
+        return {"plan": plan.digest, "without_key": self.witnesses.status()["without_key"]}
 
     def _control_status(self, request: Mapping[str, Any]) -> Mapping[str, object]:
         """The state of everything, at once or when it differs from version `since`."""
@@ -563,6 +615,8 @@ class Coordinator:
             "online": sorted(active[key] for key in self.engine.online(active)),
             "evaluated": self._current[2].evaluated_sites if self._current else [],
             "port": self.port,
+            "witnesses": self.witnesses.status(),
+            "awaiting_witnesses": self._awaiting_witnesses,
         }
 
     def _control_stop(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
@@ -586,10 +640,12 @@ class Coordinator:
         if enrolment is None:
             raise ConfigError(f"expected an enrolled site, got {request['site']!r}")
         self.evidence.enrolled(enrolment)
+        self.witnesses.write_policy()
         self._notify()
         return {}
 
     def _control_revoked(self, request: Mapping[str, Any]) -> Mapping[str, object]:
         self.evidence.record(Event.SITE_REVOKED, site=str(request["site"]))
+        self.witnesses.write_policy()
         self._notify()
         return {}

@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import sqlite3
 import threading
 import time
@@ -81,6 +82,7 @@ MAX_HELD_BYTES = 8 * 1024 * 1024
 # Entries of one round go together; one entry is at most 2 MB.
 MAX_APPEND_BYTES = 4 * 1024 * 1024
 _OBJECT_OVERHEAD_BYTES = 64 * 1024
+_SIZE = re.compile(rb"0|[1-9][0-9]{0,14}")
 
 
 class Door(Protocol):
@@ -94,6 +96,12 @@ class Door(Protocol):
 
     def append(self, site: str, lines: list[bytes]) -> Mapping[str, object]:
         """Append signed entries of the site to the log, all or none, and return the receipt."""
+
+    def checkpoint(self, site: str, old_size: int) -> str:
+        """What a site that saw `old_size` entries last is to cosign; empty for nothing."""
+
+    def cosigned(self, site: str, note: str) -> bool:
+        """Keep a site's cosignature; False when it is of another checkpoint than is asked for."""
 
     def connected(self) -> None:
         """A site has come online."""
@@ -188,6 +196,7 @@ class Engine:
         self._max_reply_bytes = 0
         self._grid: EngineGrid | None = None
         self._server: grpc.Server | None = None
+        self._num_rings = 0
         self._stopping = threading.Event()
 
     # -- serving ----------------------------------------------------------------------------------
@@ -254,6 +263,8 @@ class Engine:
             ("Hello", self._hello, _small),
             ("Plans", self._plans, _small),
             ("Append", self._append, lambda: MAX_APPEND_BYTES),
+            ("Checkpoint", self._checkpoint, _small),
+            ("Cosign", self._cosign, _small),
         ):
             handlers[f"/{DOOR_SERVICE}/{name}"] = self._guarded(
                 bytes, behaviour, limit, _serialize_json
@@ -395,12 +406,15 @@ class Engine:
         node_id = self._own_node(request.node.node_id, public_key)
         condition = self._condition(node_id)
         deadline = time.monotonic() + LONG_POLL_S
+        num_rings = self._num_rings
         with condition:
             while True:
                 with self._transaction():
                     response = fleet_handlers.pull_messages(request, self.state, self.store)
                 if response.messages_list:
                     break
+                if self._num_rings != num_rings:
+                    return response
                 is_woken = False
                 while not is_woken and (left := deadline - time.monotonic()) > 0:
                     is_woken = condition.wait(min(left, ROSTER_CHECK_S))
@@ -544,6 +558,27 @@ class Engine:
         self, request: bytes, site: str, _key: bytes, _context: Proto
     ) -> Mapping[str, object]:
         return self._door.append(site, request.split(b"\n"))
+
+    def _checkpoint(
+        self, request: bytes, site: str, _key: bytes, _context: Proto
+    ) -> Mapping[str, object]:
+        if not _SIZE.fullmatch(request):
+            raise Refused("malformed", grpc.StatusCode.INVALID_ARGUMENT)
+        return {"request": self._door.checkpoint(site, int(request))}
+
+    def _cosign(
+        self, request: bytes, site: str, _key: bytes, _context: Proto
+    ) -> Mapping[str, object]:
+        return {"kept": self._door.cosigned(site, request.decode())}
+
+    def ring(self) -> None:
+        """Let waiting calls return without an instruction: there is a checkpoint to see."""
+        with self._lock:
+            self._num_rings += 1
+            conditions = list(self._wake.values())
+        for condition in conditions:
+            with condition:
+                condition.notify_all()
 
     # -- runs -------------------------------------------------------------------------------------
 

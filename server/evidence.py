@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from privacy.audit.entry import Entry, Event, make_entry, parse_entry
 from privacy.audit.keys import PartyKey, Role
 from privacy.audit.log import Log, Receipt, check_sequence, check_signer
+from privacy.audit.note import NoteKey
 from privacy.audit.rules import Rules
 from privacy.dp import calibrate
 from privacy.errors import VerificationError
@@ -56,6 +57,11 @@ class Evidence:
         """Digest of the update that a site says it sent in a round, None before it says so."""
         with self.lock:
             return self._sent.get((plan_digest, server_round, site))
+
+    def witnesses(self) -> dict[str, NoteKey]:
+        """The key with which each site cosigns, as it announced it; a copy."""
+        with self.lock:
+            return dict(self._rules.witnesses)
 
     def extend(self, lines: Sequence[bytes]) -> list[Receipt]:
         """Append entries durably, under one checkpoint, and return their receipts.

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from privacy import console
-from privacy.audit.log import ENTRIES
+from privacy.audit.checkpoint import parse_checkpoint
+from privacy.audit.log import COSIGNED, ENTRIES
+from privacy.audit.note import Note
 from privacy.errors import ConfigError
 from server.config import FederationConfig
 from server.control import control
@@ -15,6 +17,8 @@ from server.status import status
 
 PAUSE_S = 0.25
 ENDED = ("finished", "failed", "stopped")
+# A quorum that is missing for longer than this is told as something to be looked after.
+LATE_S = 60.0
 
 
 def watch(config: FederationConfig, plan_digest: str, *, as_json: bool) -> int:
@@ -36,7 +40,10 @@ def watch(config: FederationConfig, plan_digest: str, *, as_json: bool) -> int:
             )
         since = found["version"]
         run = next(run for run in found["runs"] if run["plan"] == plan_digest)
-        for line in _news(run, found["evaluated"]):
+        news = _news(run, found["evaluated"])
+        if found["awaiting_witnesses"] == plan_digest:
+            news.append(_awaited(found["witnesses"]))
+        for line in news:
             if line not in told:
                 told.add(line)
                 console.say(line)
@@ -46,6 +53,13 @@ def watch(config: FederationConfig, plan_digest: str, *, as_json: bool) -> int:
             else:
                 console.result(run["adapter"])
             return console.OK if run["state"] == "finished" else console.FAILED
+
+
+def _awaited(witnesses: Mapping[str, Any]) -> str:
+    return (
+        f"all rounds are done; the run is over once {witnesses['needed']} of"
+        f" {witnesses['operators']} witnesses have cosigned them"
+    )
 
 
 def _news(run: Mapping[str, Any], evaluated: list[str]) -> list[str]:
@@ -69,10 +83,16 @@ def offline_status(config: FederationConfig) -> dict[str, object]:
     """The status from disk, while no coordinator runs."""
     entries = config.log_folder / ENTRIES
     num_entries = entries.read_bytes().count(b"\n") if entries.exists() else 0
+    cosigned = config.log_folder / COSIGNED
+    num_cosigned = 0
+    if cosigned.exists():
+        note = Note.parse(cosigned.read_text(encoding="utf-8"))
+        num_cosigned = parse_checkpoint(note.text).size
     runs = RunStore(config.state_folder / "runs.sqlite")
     try:
         with Roster(config.roster_path) as roster:
-            return status(config, roster, runs, num_entries)
+            found = status(config, roster, runs, num_entries)
+            return found | {"witnesses": {"cosigned_entries": num_cosigned}}
     finally:
         runs.close()
 
@@ -96,4 +116,28 @@ def status_lines(found: Mapping[str, Any], *, running: bool) -> str:
         lines.append(
             f"{run['run']:24} {run['state']:10} {done:>8}  {', '.join(run['approved']) or '-'}"
         )
+    lines += ["", *_witness_lines(found["witnesses"], found["log_entries"])]
     return "\n".join(lines)
+
+
+def _witness_lines(witnesses: Mapping[str, Any], num_entries: int) -> list[str]:
+    """How far the log is cosigned, and what keeps it from being so."""
+    lines = [f"cosigned {witnesses['cosigned_entries']} of {num_entries} log entries"]
+    if "needed" not in witnesses:
+        return lines
+    lines[0] += f" by {', '.join(witnesses['by']) or 'nobody'}"
+    lines[0] += f"; quorum {witnesses['needed']} of {witnesses['operators']} operators"
+    if witnesses["waiting_s"] > LATE_S and witnesses["needed"]:
+        lines.append(
+            f"NO QUORUM for {witnesses['waiting_s']:.0f} s, waiting for"
+            f" {', '.join(witnesses['missing'])}: no run ends and no verifier with the policy"
+            " believes the log until they cosign"
+        )
+    if witnesses["without_key"]:
+        lines.append(
+            f"no witness's key yet of {', '.join(witnesses['without_key'])}: bring cloister-site"
+            " up to date there and start its agent"
+        )
+    if witnesses["problem"]:
+        lines.append(f"no policy can be written: {witnesses['problem']}")
+    return lines

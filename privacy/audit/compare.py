@@ -7,7 +7,7 @@ anywhere in the two copies, histories of checkpoints included, whatever the entr
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -60,10 +60,11 @@ class Comparison:
 
 
 def compare_logs(ours: Path, theirs: Path, keys: KeyRing) -> Comparison:
-    """Compare the log in the folder `ours` with another's folder, or with a checkpoint's file.
+    """Compare two copies of a log, each a folder or the file of a checkpoint.
 
     Raises:
-      ConfigError: One of them is no log, or they are of different logs.
+      ConfigError: One of them is no log, they are of different logs, or two checkpoints alone are
+        over different sizes.
       TamperError: Our own copy is shorter than its checkpoint says.
     """
     one, two = _open(ours, keys), _open(theirs, keys)
@@ -72,6 +73,11 @@ def compare_logs(ours: Path, theirs: Path, keys: KeyRing) -> Comparison:
             f"expected two copies of {one[0].origin!r}, got one of {two[0].origin!r}"
         )
     sizes = (one[0].size, two[0].size)
+    if not ours.is_dir() and not theirs.is_dir() and sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"expected two checkpoints of one size, got {sizes[0]} and {sizes[1]} entries",
+            hint="compare each with a copy of the log: cloister-audit compare LOG CHECKPOINT",
+        )
     edges = (Edge(), Edge())
     roots: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
     first = None
@@ -96,7 +102,13 @@ def compare_logs(ours: Path, theirs: Path, keys: KeyRing) -> Comparison:
             (ours, theirs), (one, two), roots, strict=True
         )
     ]
-    if theirs.is_dir():
+    if not ours.is_dir() and theirs.is_dir():
+        # The same question the other way round.
+        found = compare_logs(theirs, ours, keys)
+        return replace(found, ours=found.theirs, theirs=found.ours)
+    if not ours.is_dir():
+        differs = one[0].root != two[0].root
+    elif theirs.is_dir():
         differs = first is not None
     elif two[0].size > edges[0].size:
         raise TamperError(

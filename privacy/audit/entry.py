@@ -64,6 +64,8 @@ class Event(StrEnum):
     DOOR_REFUSED = "door-refused"
 
     AGENT_STARTED = "agent-started"
+    WITNESS_ANNOUNCED = "witness-announced"
+    ENTRY_SET_ASIDE = "entry-set-aside"
     PLAN_APPROVED = "plan-approved"
     PLAN_REFUSED = "plan-refused"
     DATA_MASKED = "data-masked"
@@ -115,6 +117,11 @@ NAME = _text("a name of a-z 0-9 _ -", _NAME.pattern)
 RULE = _text("the name of a rule, a-z 0-9 _ . -", r"[a-z0-9][a-z0-9_.-]{0,62}")
 RUN_ID = _text("a run's number as a string of digits", r"[0-9]{1,20}")
 HEX_KEY = _text("a public key of 64 hex digits", r"[0-9a-f]{64}")
+WITNESS_KEY = _text(
+    "a witness's public key, name+8 hex digits+base64",
+    r"cloister/[a-z0-9_/-]{1,140}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{40,1800}={0,2}",
+)
+EVENT = _text("the name of an event", r"[a-z]+(-[a-z]+)*")
 SERIAL = _text("a certificate's serial number in digits", r"[0-9a-fA-F]{1,64}")
 VERSION = _text("a version", r"[0-9A-Za-z.+-]{1,64}")
 PEER = _text("a peer's address", r"[0-9A-Za-z_.:%\[\]/-]{1,100}")
@@ -232,6 +239,10 @@ FORMS: Mapping[Event, Form] = {
     ),
     Event.DOOR_REFUSED: _coordinator(fields={"rule": RULE, "peer": PEER}),
     Event.AGENT_STARTED: _site(fields={"version": VERSION}),
+    # Signed with the site's own key: so whoever has that one needs nobody's word for this one.
+    Event.WITNESS_ANNOUNCED: _site(fields={"witness_key": WITNESS_KEY}),
+    # In the place of an entry that this log refused, which the site keeps.
+    Event.ENTRY_SET_ASIDE: _site("entry", fields={"refused_event": EVENT}),
     Event.PLAN_APPROVED: _site("plan"),
     Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}),
     Event.DATA_MASKED: _site(

@@ -30,7 +30,7 @@ MAX_POLICY_BYTES = 1_000_000
 _NONE = "none"
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 _LOG_TYPES = (SignatureType.ED25519, SignatureType.COSIGNATURE_MLDSA44)
-_WITNESS_TYPES = (SignatureType.COSIGNATURE_ED25519, SignatureType.COSIGNATURE_MLDSA44)
+WITNESS_TYPES = (SignatureType.COSIGNATURE_ED25519, SignatureType.COSIGNATURE_MLDSA44)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +171,7 @@ class Policy:
                 self.logs.append(key)
             case ["witness", name, vkey] | ["witness", name, vkey, _]:
                 self._check_new(name)
-                key = _key(vkey, _WITNESS_TYPES, "witness")
+                key = _key(vkey, WITNESS_TYPES, "witness")
                 _refuse_twice(key, self.witnesses.values())
                 self.witnesses[name] = key
             case ["group", name, needed, _, *_]:

@@ -14,6 +14,8 @@ import rfc8785
 
 from privacy.audit.entry import Entry, Event
 from privacy.audit.keys import KeyRing, Role
+from privacy.audit.note import NoteKey
+from privacy.audit.policy import WITNESS_TYPES
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, VerificationError
 from privacy.masking.canaries import num_planted, parse_recalls, set_digest
@@ -51,6 +53,9 @@ class Rules:
 
     def __init__(self, keys: KeyRing, accountant: Accountant) -> None:
         self.plans: dict[str, RunPlan] = {}
+        # The newest key that each site announced and still cosigns with.
+        self.witnesses: dict[str, NoteKey] = {}
+        self._witness_keys: dict[bytes, str] = {}
         self._keys = keys
         self._accountant = accountant
         self._recompute = True
@@ -74,6 +79,7 @@ class Rules:
             Event.ADAPTER_RELEASED: self._adapter_released,
             Event.ROUND_FAILED: self._round_failed,
             Event.RUN_FINISHED: self._run_finished,
+            Event.WITNESS_ANNOUNCED: self._witness_announced,
             Event.PLAN_APPROVED: self._plan_approved,
             Event.EVALUATED: self._evaluated,
             Event.DATA_MASKED: self._data_masked,
@@ -130,6 +136,27 @@ class Rules:
         site = entry.predicate["site"]
         _need(site in self._enrolled, f"expected an enrolled site, got {site}")
         self._revoked.add(site)
+        self.witnesses.pop(site, None)
+
+    def _witness_announced(self, entry: Entry) -> None:
+        try:
+            key = NoteKey.parse(entry.predicate["witness_key"])
+        except ConfigError as error:
+            raise VerificationError(str(error)) from None
+        expected = f"cloister/{self._federation}/{entry.party}"
+        _need(
+            key.name == expected and key.type in WITNESS_TYPES,
+            f"expected the key of a witness {expected}, got {key.type.name.lower()} {key.name}",
+        )
+        # One key under two names would count twice in a quorum; a signing key would let what is
+        # signed for one purpose stand for the other.
+        _need(
+            self._witness_keys.get(key.public_key, entry.party) == entry.party
+            and all(key.public_key != other.public_key for other in self._keys),
+            "expected a witness's key of its own, got one that is used elsewhere",
+        )
+        self._witness_keys[key.public_key] = entry.party
+        self.witnesses[entry.party] = key
 
     def _plan_offered(self, entry: Entry) -> None:
         content = rfc8785.dumps(entry.predicate["plan"])

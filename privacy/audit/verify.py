@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class VerifiedLog:
       plans: Every plan that was offered, by digest.
       num_checkpoints: How many older checkpoints were compared as well.
       cosigned: The checkpoint that the policy's witnesses cosigned; None without a policy.
+      witnesses: The witness key that each site announced under its own signature, by site.
     """
 
     checkpoint: Checkpoint
@@ -74,6 +75,7 @@ class VerifiedLog:
     plans: Mapping[str, RunPlan]
     num_checkpoints: int
     cosigned: Cosigned | None = None
+    witnesses: Mapping[str, NoteKey] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +90,7 @@ class CheckedLog:
       plans: Every plan that was offered, by digest.
       num_checkpoints: How many older checkpoints were compared as well.
       cosigned: The checkpoint that the policy's witnesses cosigned; None without a policy.
+      witnesses: The witness key that each site announced under its own signature, by site.
     """
 
     checkpoint: Checkpoint
@@ -96,6 +99,7 @@ class CheckedLog:
     plans: Mapping[str, RunPlan]
     num_checkpoints: int
     cosigned: Cosigned | None
+    witnesses: Mapping[str, NoteKey]
 
 
 Visitor = Callable[[int, Entry], None]
@@ -126,6 +130,7 @@ def verify_log(
         plans=checked.plans,
         num_checkpoints=checked.num_checkpoints,
         cosigned=checked.cosigned,
+        witnesses=checked.witnesses,
     )
 
 
@@ -169,12 +174,14 @@ def check_log(
         lines = read_lines(folder / ENTRIES)
         signed = islice(lines, checkpoint.size)
         with closing(read_entries(signed, keys, num_jobs=num_jobs)) as entries:
-            plans = _check_entries(folder, keys, checkpoint, roots, accountant, visit, entries)
+            rules = _check_entries(folder, keys, checkpoint, roots, accountant, visit, entries)
         _check_end(folder, keys, checkpoint.size, lines)
     except OSError as error:
         raise ConfigError(
             f"expected a log in {folder}: {error.filename}: {error.strerror}"
         ) from None
+    if policy is not None:
+        _check_announced(policy, checkpoint.origin, rules.witnesses)
     if cosigned is not None and cosigned.checkpoint.size < checkpoint.size:
         first = cosigned.checkpoint.size
         raise VerificationError(
@@ -187,9 +194,10 @@ def check_log(
         checkpoint=checkpoint,
         keys=keys,
         keys_from_log=keys_from_log,
-        plans=plans,
+        plans=rules.plans,
         num_checkpoints=len(roots),
         cosigned=cosigned,
+        witnesses=dict(rules.witnesses),
     )
 
 
@@ -201,7 +209,7 @@ def _check_entries(
     accountant: Accountant,
     visit: Visitor,
     entries: Iterator[Read],
-) -> Mapping[str, RunPlan]:
+) -> Rules:
     edge = Edge()
     rules = Rules(keys, accountant)
     sequences: dict[str, int] = {}
@@ -233,7 +241,26 @@ def _check_entries(
                 raise _placed(_not_signed(changed, changed), changed, None) from None
             raise _placed(error, index, entry) from None
         visit(index, entry)
-    return rules.plans
+    return rules
+
+
+def _check_announced(policy: Policy, origin: str, witnesses: Mapping[str, NoteKey]) -> None:
+    """Check that a policy's witnesses that are sites have the keys that the sites announced.
+
+    Otherwise whoever wrote the policy could cosign in their names.
+
+    Raises:
+      VerificationError: One has another key.
+    """
+    announced = {f"{origin}/{site}": key for site, key in witnesses.items()}
+    for name, key in policy.witnesses.items():
+        known = announced.get(key.name, key)
+        if known != key:
+            raise VerificationError(
+                f"expected the witness {name} with the key {known.key_id.hex()} that"
+                f" {key.name} announced in this log, got {key.key_id.hex()} in the policy",
+                hint="make the policy anew with `cloister-audit policy`, from keys of the sites",
+            )
 
 
 def _check_end(folder: Path, keys: KeyRing, size: int, lines: Iterator[bytes]) -> None:

@@ -158,7 +158,9 @@ def advance(seen: Seen, request: Request, log: NoteKey) -> Seen:
     except TamperError as error:
         # The path is whoever asks's, not signed: a bad one accuses nobody.
         raise VerificationError(str(error), hint=error.hint) from None
-    return Seen(size=checkpoint.size, root=checkpoint.root, note=request.checkpoint)
+    # Of no entries there is nothing to remember, and a note would not read back as `Seen()`.
+    note = request.checkpoint if checkpoint.size else ""
+    return Seen(size=checkpoint.size, root=checkpoint.root, note=note)
 
 
 class Witness:

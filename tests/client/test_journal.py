@@ -174,3 +174,74 @@ def test_a_damaged_journal_is_named_and_never_begun_anew(path: Path) -> None:
         Journal(path, KEY, "a")
     assert "nothing leaves" in damaged.value.hint
     assert path.read_bytes() == b"no database" * 100
+
+
+class Picky(Log):
+    """A log that refuses entries of one event, with a reason."""
+
+    def append(self, lines: Sequence[bytes]) -> list[int]:
+        """Keep lines up to the first that is refused."""
+        for line in lines:
+            if parse_entry(line).event is Event.PLAN_APPROVED:
+                raise ConfigError("expected a plan that was offered")
+            super().append([line])
+        return [self.lines.index(line) for line in lines]
+
+
+def test_an_entry_that_the_log_refuses_is_named_and_holds_back_only_what_is_behind_it(
+    journal: Journal,
+) -> None:
+    log = Picky()
+    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
+    journal.record(Event.AGENT_STARTED, version="2")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="entry 1 of this site, plan-approved") as caught:
+            journal.flush(log.append)
+        assert "cloister-site journal" in caught.value.hint
+    assert [index for _, index in journal.lines()] == [0, None, None]
+    refused = journal.refused()
+    assert refused is not None
+    assert refused.entry.event is Event.PLAN_APPROVED
+    assert refused.reason == "expected a plan that was offered"
+
+
+def test_setting_an_entry_aside_keeps_it_and_says_so_in_its_place(
+    journal: Journal, path: Path
+) -> None:
+    log = Picky()
+    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
+    journal.record(Event.AGENT_STARTED, version="2")
+    before = [line for line, _ in journal.lines()]
+    for sequence in (0, 1, 2):
+        with pytest.raises(ConfigError, match="that the log refused"):
+            journal.set_aside(sequence)
+    with pytest.raises(ConfigError):
+        journal.flush(log.append)
+    made = journal.set_aside(1)
+    with pytest.raises(ConfigError, match="that the log refused"):
+        journal.set_aside(1)
+    after = [line for line, _ in journal.lines()]
+    assert (after[0], after[2]) == (before[0], before[2])
+    verify_entry(made, KEY.public_key)
+    assert made.sequence == 1
+    assert made.subjects == {"entry": parse_entry(before[1]).digest}
+    (aside,) = journal.set_aside_entries()
+    assert aside.entry.line == before[1]
+    assert journal.flush(log.append) == 2
+    assert log.lines == after
+    # Another process sees the same.
+    second = Journal(path, KEY, "a")
+    assert [found.entry.line for found in second.set_aside_entries()] == [before[1]]
+    second.close()
+
+
+def test_an_entry_that_the_log_takes_after_all_is_no_longer_refused(journal: Journal) -> None:
+    journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
+    with pytest.raises(ConfigError):
+        journal.flush(Picky().append)
+    journal.flush(Log().append)
+    assert journal.refused() is None
+    with pytest.raises(ConfigError, match="that the log refused"):
+        journal.set_aside(0)

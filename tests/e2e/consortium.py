@@ -390,9 +390,9 @@ class Consortium:
         home = ("--home", str(self.home))
         return _typed(coordinator_main, [command, *home, *map(str, arguments)])
 
-    def type_audit(self, command: str, log: Path) -> Answer:
+    def type_audit(self, command: str, *arguments: str | Path) -> Answer:
         """Run a command of `cloister-audit` here."""
-        return _typed(audit_main, [command, str(log)])
+        return _typed(audit_main, [command, *map(str, arguments)])
 
     def await_run(
         self,

@@ -348,8 +348,8 @@ def test_a_history_that_does_not_extend_an_older_checkpoint_is_named(log: Eviden
 
 
 def cosign(log: Evidence, *names: str) -> Policy:
-    """Have sites cosign the log; returns the policy that asks for two of three."""
-    keys = {name: CosigningKey.generate(f"{ORIGIN}/{name}") for name in "abc"}
+    """Have witnesses cosign the log; returns the policy that asks for two of three."""
+    keys = {name: CosigningKey.generate(f"witness.example/{name}") for name in "abc"}
     note = Note.parse((log.folder / CHECKPOINT).read_text(encoding="utf-8"))
     signed = note.with_signatures(tuple(keys[name].cosign(note.text, AT) for name in names))
     (log.folder / COSIGNED).write_text(str(signed), encoding="utf-8")
@@ -357,7 +357,7 @@ def cosign(log: Evidence, *names: str) -> Policy:
     return Policy.parse("\n".join([*lines, "group sites 2 a b c", "quorum sites"]).encode())
 
 
-def test_a_quorum_of_sites_is_enough_and_one_site_is_not(log: Evidence) -> None:
+def test_a_quorum_of_witnesses_is_enough_and_one_is_not(log: Evidence) -> None:
     policy = cosign(log, "a", "c")
     verify_log(log.folder, log.ring, policy=policy, accountant=accountant)
     policy = cosign(log, "b")

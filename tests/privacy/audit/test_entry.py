@@ -46,6 +46,8 @@ SAMPLES: dict[str, object] = {
     "num_rounds": 3,
     "peer": "ipv4:127.0.0.1:51234",
     "version": "0.1.0+local",
+    "witness_key": "cloister/lakeside/bank_a+1a2b3c4d+" + "BAcHBwcH" * 6,
+    "refused_event": "plan-approved",
     "entity_types": ["DATE", "EMAIL"],
     "commitment": DIGEST,
     "recall": [["DATE", "en", 40, 39], ["DATE", "zh", 40, 40], ["EMAIL", "en", 40, 40]],
