@@ -116,6 +116,21 @@ def _parser() -> console.Parser:
     add("budget", "Show what was spent of the privacy budget, round by round.", "budget --json")
     add("sent", "List what left this site: when, how much, under which plan and round.", "sent")
     add("stop", "Stop the agent of this site.", "stop")
+    test = add(
+        "test-privacy",
+        "Attack a run's adapter with this site's own records; exact figures stay here. With "
+        "--release noised counts go into the log and spend budget; stop the agent before.",
+        "test-privacy\ncloister-site test-privacy triage --release --epsilon 1",
+    )
+    test.add_argument("run", nargs="?", default="", help="its name or its plan's digest")
+    test.add_argument("--release", action="store_true", help="also put noised counts in the log")
+    test.add_argument(
+        "--epsilon",
+        type=float,
+        default=1.0,
+        help="with --release: what the counts cost by themselves (default: 1)",
+    )
+    test.add_argument("--yes", action="store_true", help="release without asking")
     add_arguments(
         add(
             "mask",
@@ -141,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sent": _sent,
         "stop": _stop,
         "mask": _mask,
+        "test-privacy": _test_privacy,
     }
     return console.run(_parser(), handlers, argv)
 
@@ -504,6 +520,13 @@ def _mask(args: argparse.Namespace) -> int:
     from client.masking import command
 
     return command.run(args)
+
+
+def _test_privacy(args: argparse.Namespace) -> int:
+    # Imported where it is needed: it brings Flower and the accountant with it.
+    from client.privacy_report import run
+
+    return run(args, _confirmed)
 
 
 def _show(args: argparse.Namespace, value: object, text: str) -> None:
