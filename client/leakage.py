@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any, Final, NoReturn
 
 import numpy as np
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -24,8 +25,7 @@ from client.dataset import SiteDataset
 from client.progress import listened, report
 from client.worker import Handler, Progress, serve
 from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
-from model.loss import base_of
-from model.metrics import answer_nll
+from model.loss import LOSS_DENOMINATOR, base_of, collate, per_example_loss
 from model.tokenizer import Example, encode
 from privacy.dp import membership
 from privacy.errors import ConfigError
@@ -83,13 +83,16 @@ def measure(
     }
 
 
+@torch.no_grad()
 def _losses(model: nn.Module, units: Sequence[Sequence[Example]], what: str) -> list[float]:
-    """Each unit's mean loss of a token of its answers, in nats."""
+    """Each unit's mean loss of a token of its answers, in nats, as it is in training."""
+    device = base_of(model).device
     losses = []
     for number, examples in enumerate(units):
-        num_tokens = sum(len(example.input_ids) - example.answer_start for example in examples)
-        nll = float(answer_nll(model, examples).double().sum())
-        losses.append(nll / num_tokens)
+        batch = collate(examples).to(device)
+        loss_B = per_example_loss(model, batch.input_ids, batch.attention_mask, batch.answer_mask)
+        nll = float(loss_B.double().sum()) * LOSS_DENOMINATOR
+        losses.append(nll / int(batch.answer_mask.sum()))
         if number % _REPORT_EVERY == 0:
             report(f"attacking_{what}", units=number)
     return losses
