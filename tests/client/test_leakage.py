@@ -73,14 +73,14 @@ def model() -> nn.Module:
 
 @pytest.fixture
 def plan(model: nn.Module) -> RunPlan:
-    """Two rounds of ten steps over half of the units each, at epsilon 8 and delta 1e-3."""
+    """Two rounds of ten steps over a tenth of the units each, at epsilon 8 and delta 1e-3."""
     state = read_adapter(model)
     nano, _ = nano_plan(MaskingConfig())
     mechanism = replace(
         nano.mechanism,
-        noise_multiplier=calibrate_noise(8.0, 1e-3, 0.5, 20),
+        noise_multiplier=calibrate_noise(8.0, 1e-3, 0.1, 20),
         clip_norm=0.1,
-        sample_rate=0.5,
+        sample_rate=0.1,
         steps_per_round=10,
     )
     return replace(
@@ -89,7 +89,7 @@ def plan(model: nn.Module) -> RunPlan:
         tensors=state.specs,
         initial_adapter=state.digest,
         mechanism=mechanism,
-        optimizer=OptimizerConfig(name="adam", learning_rate=0.05),
+        optimizer=OptimizerConfig(name="adam", learning_rate=0.02),
         rounds=RoundsConfig(num_rounds=2, min_sites=1),
     )
 
@@ -159,12 +159,12 @@ def test_an_adapter_that_learnt_by_heart_is_told(model: nn.Module, plan: RunPlan
 def test_an_adapter_that_was_trained_at_epsilon_8_is_not_told(
     model: nn.Module, plan: RunPlan
 ) -> None:
-    members, others = random_units(80, seed=1), random_units(80, seed=2)
+    members, others = random_units(120, seed=1), random_units(120, seed=2)
     adapter = train_privately(model, members, plan)
     found = areas(measure(model, members, others, plan, adapter))
     for area in found.values():
-        # Four standard deviations of chance; what was learnt by heart stands at 1.
-        assert abs(area.value - 0.5) < 0.19
+        # 0.53 was usual; chance alone has a standard deviation of 0.04. By heart, it is 1.
+        assert abs(area.value - 0.5) < 0.2
 
 
 def test_an_untouched_adapter_has_no_reference_score(model: nn.Module, plan: RunPlan) -> None:

@@ -105,7 +105,7 @@ def told(site: Site, event: Event) -> list[Entry]:
     return [entry for entry in entries if entry.event is event]
 
 
-def tests_in(site: Site) -> list[tuple[int, bool]]:
+def spent_tests(site: Site) -> list[tuple[int, bool]]:
     """Tests in the site's ledger, and whether each has its figures."""
     entries = site.home.ledger().entries()
     return [
@@ -134,10 +134,10 @@ def test_exact_figures_stay_in_a_file_that_nobody_else_reads(
 def test_noised_counts_leave_behind_their_budget_and_the_log_verifies(
     world: Federation, site: Site, attacker: Attacker
 ) -> None:
-    before, known = site.home.ledger().spent().epsilon, len(tests_in(site))
+    before, known = site.home.ledger().spent().epsilon, len(spent_tests(site))
     counts = release(site, attacker)
     number = known + 1
-    assert tests_in(site)[-1] == (number, True)
+    assert spent_tests(site)[-1] == (number, True)
     (reserved,) = [
         e for e in told(site, Event.TEST_RESERVED) if e.predicate["test_number"] == number
     ]
@@ -169,10 +169,10 @@ def test_each_release_is_paid_anew_and_noised_anew(site: Site, attacker: Attacke
 def test_a_test_beyond_the_budget_reads_no_record_and_the_log_says_so(
     world: Federation, site: Site, attacker: Attacker
 ) -> None:
-    known = tests_in(site)
+    known = spent_tests(site)
     with pytest.raises(BudgetExceededError):
         release(site, attacker, epsilon=50.0)
-    assert tests_in(site) == known
+    assert spent_tests(site) == known
     assert not attacker.requests
     assert told(site, Event.BUDGET_REFUSED)
     # What was refused is not what goes on the next time.
@@ -209,18 +209,18 @@ def test_a_crash_leaves_the_site_poorer_and_the_test_goes_on_for_nothing_more(
     target: object,
     name: str,
 ) -> None:
-    known = len(tests_in(site))
+    known = len(spent_tests(site))
     with monkeypatch.context() as patched:
         patched.setattr(target, name, cut)
         with pytest.raises(Cut):
             release(site, attacker, epsilon=0.3)
     poorer = site.home.ledger().spent().epsilon
-    assert len(tests_in(site)) == known + 1
+    assert len(spent_tests(site)) == known + 1
     # Another epsilon is asked for, but what was begun is finished first, unless all was told.
     if name != "mark_sent":
         release(site, attacker, epsilon=2.0)
         assert site.home.ledger().spent().epsilon == poorer
-    assert tests_in(site)[known:] == [(known + 1, True)]
+    assert spent_tests(site)[known:] == [(known + 1, True)]
     for event in (Event.TEST_RESERVED, Event.TEST_COMMITTED, Event.ADAPTER_TESTED):
         numbers = [entry.predicate["test_number"] for entry in told(site, event)]
         assert numbers == sorted(set(numbers))
@@ -235,7 +235,7 @@ def test_figures_that_were_kept_leave_as_they_were_and_no_other_noise_is_drawn(
         with pytest.raises(Cut):
             release(site, attacker)
     journal = site.home.journal()
-    kept = journal.get(plan_of_run().digest, KIND, len(tests_in(site)))
+    kept = journal.get(plan_of_run().digest, KIND, len(spent_tests(site)))
     journal.close()
     assert kept is not None
     calls = len(attacker.requests)
@@ -250,7 +250,7 @@ def test_without_the_coordinator_nothing_is_spent(
     def refuse(*_: object) -> None:
         raise TransportError("gone")
 
-    known = tests_in(site)
+    known = spent_tests(site)
     # Something has to be sent first: an entry that the log does not hold yet.
     journal = site.home.journal()
     journal.record(Event.AGENT_STARTED, version="0")
@@ -259,7 +259,7 @@ def test_without_the_coordinator_nothing_is_spent(
         patched.setattr(Link, "append", refuse)
         with pytest.raises(TransportError):
             release(site, attacker)
-    assert tests_in(site) == known
+    assert spent_tests(site) == known
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_another_adapter_in_the_folder_is_refused(site: Site, attacker: Attacker
 
 
 def test_a_run_that_did_not_end_here_is_named(site: Site, attacker: Attacker) -> None:
-    with pytest.raises(ConfigError, match="expected run 'other'.*there are: t"):
+    with pytest.raises(ConfigError, match=r"expected run 'other'.*there are: t"):
         AdapterTest(site.home, "other", attacker)  # type: ignore[arg-type]
 
 
