@@ -24,6 +24,7 @@ from client.masking.arguments import add_arguments
 from privacy import console
 from privacy.audit.entry import Event, format_time
 from privacy.dp.config import Unit
+from privacy.dp.ledger import TEST_RUN
 from privacy.errors import ConfigError, PlanRefusedError, RecallError
 from privacy.pki.authority import load_tls_key
 from privacy.pki.enrolment import make_request, read_kit, read_request
@@ -441,6 +442,7 @@ def _budget(args: argparse.Namespace) -> int:
                 "rounds": [
                     {
                         "plan": e.plan_digest,
+                        "kind": "test" if e.run_id == TEST_RUN else "round",
                         "server_round": e.server_round,
                         "noise_multiplier": e.event.noise_multiplier,
                         "sample_rate": e.event.sample_rate,
@@ -458,8 +460,9 @@ def _budget(args: argparse.Namespace) -> int:
     )
     for e in entries:
         state = f"committed {e.update_digest}" if e.update_digest else "reserved, counts as spent"
+        what = "test " if e.run_id == TEST_RUN else "round"
         console.result(
-            f"  {e.plan_digest[:23]}  round {e.server_round:>3}  noise "
+            f"  {e.plan_digest[:23]}  {what} {e.server_round:>3}  noise "
             f"{e.event.noise_multiplier:g}  rate {e.event.sample_rate:g}  "
             f"{e.event.num_steps} steps  {state}"
         )

@@ -3,12 +3,14 @@
 import json
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from client import disclosure
 from client.agent import Agent, Link
+from client.cli import main
 from client.disclosure import KIND, AdapterTest
 from client.journal import Journal
 from privacy.audit.entry import Entry, Event, parse_entry
@@ -52,7 +54,13 @@ class Attacker:
         """Answer as `client.leakage` would."""
         self.requests.append(request)
         self.before()
-        found = {"num_members": 400, "num_others": 100, "attacks": {}, "counts": self.exact}
+        attack = asdict(membership.attack([2.0] * 400, [1.0] * 100))
+        found = {
+            "num_members": 400,
+            "num_others": 100,
+            "attacks": dict.fromkeys(membership.EDGES, attack),
+            "counts": self.exact,
+        }
         return json.dumps(self.spoil(found)).encode()
 
     def stop(self) -> None:
@@ -317,10 +325,75 @@ def test_rounds_go_on_behind_a_test_and_count_it(
     release(site, attacker)
     for other in world.sites.values():
         other.start()
-    plan = replace(quiet_plan("behind", "ab"))
+    plan = quiet_plan("behind", "ab")
     assert world.run(plan).state == "finished"
     for other in world.sites.values():
         other.stop()
     said = told(site, Event.BUDGET_RESERVED)[-1].predicate
     assert any(rate == 1.0 for _, rate, _ in said["prior"])
     verify_log(world.config.log_folder)
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`cloister-site test-privacy` at the site, with the stand-in for its closed room."""
+    monkeypatch.setattr(disclosure, "make_worker", lambda *_: attacker)
+    return lambda *words: main(["test-privacy", "--home", str(site.home.folder), *words])
+
+
+def test_the_command_shows_exact_figures_and_says_what_they_mean(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command() == 0
+    said = capsys.readouterr()
+    assert "400 members, 100 others, exact figures: they stay here (privacy_test.json)" in said.out
+    assert "loss        area under the curve  1.000 [0." in said.out
+    assert "it tells members from others" in said.out
+    assert "found at 0.1 % false alarms  cannot be told with fewer than 1,000 others" in said.out
+    assert "What bounds every attack is the plan's epsilon." in said.err
+
+
+def test_the_command_says_the_cost_and_releases_nothing_without_a_yes(
+    site: Site, attacker: Attacker, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = spent_tests(site)
+    assert command("--release", "--epsilon", "0.5") != 0
+    said = capsys.readouterr().err
+    assert "by itself; the ledger goes from" in said
+    assert "nothing released" in said
+    assert spent_tests(site) == known
+    assert not attacker.requests
+
+
+def test_the_command_releases_and_shows_all_that_left(
+    site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("--release", "--yes", "--epsilon", "0.5", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    tested = told(site, Event.ADAPTER_TESTED)[-1].predicate
+    assert {name: tested[name] for name in membership.FIELDS} == shown["counts"]
+    assert shown["noise_multiplier"] == tested["noise_multiplier"]
+    assert shown["epsilon_total"] == pytest.approx(site.home.ledger().spent().epsilon)
+    # `budget` tells a test from a round.
+    assert main(["budget", "--home", str(site.home.folder)]) == 0
+    assert "  test    " in capsys.readouterr().out
+
+
+def test_the_command_does_not_release_beside_a_running_agent(
+    site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site.home.agent_lock():
+        assert command("--release", "--yes") != 0
+    assert "an agent runs on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "inf"])
+def test_an_epsilon_that_is_none_is_refused(
+    site: Site, command: Callable[..., int], epsilon: str
+) -> None:
+    known = spent_tests(site)
+    assert command("--release", "--yes", f"--epsilon={epsilon}") != 0
+    assert spent_tests(site) == known
