@@ -174,9 +174,6 @@ class AdapterTest:
           TransportError: The coordinator cannot be reached; the test goes on the next time.
         """
         self.journal.flush(link.append)
-        for earlier in range(1, number):
-            # A crash may have come between the last entry of a test and this note.
-            self.journal.mark_sent(self.plan.digest, KIND, earlier)
         kept = self.journal.get(self.plan.digest, KIND, number)
         if kept is None:
             self._reserve(number, event)
@@ -191,7 +188,9 @@ class AdapterTest:
         counts = {name: tuple(cells) for name, cells in json.loads(kept[0]).items()}
         self._settle(number, event, counts, kept[1])
         self.journal.flush(link.append)
-        self.journal.mark_sent(self.plan.digest, KIND, number)
+        for told in range(1, number + 1):
+            # A crash may have come between an earlier test's last entry and this note.
+            self.journal.mark_sent(self.plan.digest, KIND, told)
         return counts
 
     def _reserve(self, number: int, event: calibrate.Event) -> None:

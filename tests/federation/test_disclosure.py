@@ -341,7 +341,8 @@ def test_rounds_go_on_behind_a_test_and_count_it(
 def command(site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`cloister-site test-privacy` at the site, with the stand-in for its closed room."""
     monkeypatch.setattr(disclosure, "make_worker", lambda *_: attacker)
-    return lambda *words: main(["test-privacy", "--home", str(site.home.folder), *words])
+    run = plan_of_run().digest
+    return lambda *words: main(["test-privacy", run, "--home", str(site.home.folder), *words])
 
 
 def test_the_command_shows_exact_figures_and_says_what_they_mean(
