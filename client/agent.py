@@ -55,11 +55,11 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from client.home import SiteHome, file_digest
 from client.witness import SiteWitness, check_stopped
 from client.worker import Feed, Worker, WorkerTimeoutError
-from model.tensors import packed_digest
+from model.tensors import Packed, packed_digest, write_adapter_folder
 from privacy import wire
 from privacy.audit.entry import Event, parse_entry
 from privacy.dp import calibrate
-from privacy.dp.ledger import Reservation
+from privacy.dp.ledger import TEST_RUN, Reservation
 from privacy.errors import (
     BudgetExceededError,
     ConfigError,
@@ -362,16 +362,19 @@ class Agent:
         Raises:
           ConfigError: It does not: it was lost, or is another population's.
         """
-        held = {(entry.plan_digest, entry.server_round) for entry in self._ledger.entries()}
-        said = [parse_entry(line) for line, _ in self._journal.lines()]
+        held = {entry.key for entry in self._ledger.entries()}
+        written = [parse_entry(line) for line, _ in self._journal.lines()]
         # What was set aside was done all the same.
-        said += [refused.entry for refused in self._journal.set_aside_entries()]
-        for entry in said:
-            if entry.event is Event.BUDGET_RESERVED:
-                place = (entry.subjects["plan"], entry.predicate["server_round"])
+        written += [refused.entry for refused in self._journal.set_aside_entries()]
+        for entry in written:
+            if entry.event in (Event.BUDGET_RESERVED, Event.TEST_RESERVED):
+                said, plan = entry.predicate, entry.subjects["plan"]
+                place, what = (plan, said["run_id"], said.get("server_round", 0)), "round"
+                if entry.event is Event.TEST_RESERVED:
+                    place, what = (plan, TEST_RUN, said["test_number"]), "test"
                 if place not in held:
                     raise ConfigError(
-                        f"expected round {place[1]} of {place[0]} in the ledger of population "
+                        f"expected {what} {place[2]} of {plan} in the ledger of population "
                         f"{self._ledger.population}, got none: this site has spent it",
                         hint="restore the folder ledger/ from a copy; another population needs a "
                         "site folder and an enrolment of its own",
@@ -789,13 +792,15 @@ class Agent:
         """Write what was measured on the held-out units; it stays in the site's folder."""
         spent = self._ledger.spent()
         up, down = self._journal.count_traffic()
+        digest = packed_digest(plan.tensors, instruction.adapter)
+        self._keep_adapter(plan, instruction.adapter, digest)
         self._home.write_json(
             self._home.results_path,
             {
                 "site": self._site,
                 "run": plan.run,
                 "plan": plan.digest,
-                "adapter": packed_digest(plan.tensors, instruction.adapter),
+                "adapter": digest,
                 **local["results"],
                 "epsilon": spent.epsilon,
                 "delta": spent.delta,
@@ -804,6 +809,17 @@ class Agent:
                 "bytes_down": down,
             },
         )
+
+    def _keep_adapter(self, plan: RunPlan, adapter: Packed, digest: str) -> None:
+        """Write the run's last adapter, to use it and to test it; all parties have it."""
+        self._home.adapters_folder.mkdir(mode=0o700, exist_ok=True)
+        folder = self._home.adapter_folder(digest)
+        try:
+            write_adapter_folder(folder, plan.tensors, adapter, plan.adapter, plan.base.name)
+        except OSError as error:
+            raise ReplyRefusedError(
+                "adapter-not-kept", f"cannot write {folder}: {type(error).__name__}"
+            ) from error
 
     def _refuse(
         self, link: Link, message: Message, event: Event, rule: str, plan: RunPlan | None = None
@@ -855,13 +871,18 @@ def _checked_recall(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[lis
     return [recall.as_list() for recall in recalls]
 
 
-def make_worker(home: SiteHome) -> Worker:
-    """The child process of a site: `client.child`, without keys and network."""
+def make_worker(home: SiteHome, program: str = "client.child") -> Worker:
+    """The child process of a site: `client.child`, without keys and network.
+
+    Args:
+      home: The site's folder.
+      program: The module that runs in it.
+    """
     config = home.config()
     threads = str(config.compute.threads)
     package_root = str(Path(__file__).resolve().parent.parent)
     return Worker(
-        [sys.executable, "-m", "client.child"],
+        [sys.executable, "-m", program],
         environment={
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,

@@ -1,6 +1,6 @@
 """Flower ClientApp: the route of a record on one screen.
 
-The records are read, masked and tokenised once a process (`_Node.load`); each round starts from
+The records are read, masked and tokenised once a process (`Node.load`); each round starts from
 the adapter that came, trains in private, and answers with the update. The agent calls this in a
 child process without keys and network; Flower's simulation calls it as it is.
 
@@ -11,6 +11,7 @@ it, so it is for studies on public data only.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -87,7 +88,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Node:
+class Node:
     """What stays in memory between rounds."""
 
     config: SiteConfig
@@ -146,12 +147,20 @@ class _Node:
         return cls(config=config, plan=plan, model=adapted, tokenizer=tokenizer, data=data)
 
 
-_loaded: dict[tuple[str, str], _Node] = {}
+_loaded: dict[tuple[str, str], Node] = {}
 
 
-def _node(context: Context) -> _Node:
-    """The node that the context describes; loaded on the first call, warm after."""
-    settings: dict[str, Any] = {**context.run_config, **context.node_config}
+def _node(context: Context) -> Node:
+    """The node that the context describes."""
+    return node_of({**context.run_config, **context.node_config})
+
+
+def node_of(settings: Mapping[str, Any]) -> Node:
+    """The node that these settings describe; loaded on the first call, warm after.
+
+    Raises:
+      ConfigError: site.toml is another one than the agent started with.
+    """
     site_config = str(settings["site_config"])
     if "partition-id" in settings:
         site_config = site_config.split(",")[int(settings["partition-id"])]
@@ -168,7 +177,7 @@ def _node(context: Context) -> _Node:
         _loaded.clear()
         holdout_key = bytes.fromhex(str(settings["holdout_key"]))
         secret = bytes.fromhex(str(settings.get("surrogate_key", "")))
-        _loaded[key] = _Node.load(
+        _loaded[key] = Node.load(
             Path(site_config), plan, holdout_key, SurrogateKey(secret) if secret else None
         )
     return _loaded[key]

@@ -24,6 +24,7 @@ from client.masking.arguments import add_arguments
 from privacy import console
 from privacy.audit.entry import Event, format_time
 from privacy.dp.config import Unit
+from privacy.dp.ledger import TEST_RUN
 from privacy.errors import ConfigError, PlanRefusedError, RecallError
 from privacy.pki.authority import load_tls_key
 from privacy.pki.enrolment import make_request, read_kit, read_request
@@ -153,6 +154,21 @@ def _parser() -> console.Parser:
             "audit-privacy sha256:5be1...\ncloister-site audit-privacy plan.json --json",
         )
     )
+    test = add(
+        "test-privacy",
+        "Attack a run's adapter with this site's own records; exact figures stay here. With "
+        "--release noised counts go into the log and spend budget; stop the agent before.",
+        "test-privacy\ncloister-site test-privacy triage --release --epsilon 1",
+    )
+    test.add_argument("run", nargs="?", default="", help="its name or its plan's digest")
+    test.add_argument("--release", action="store_true", help="also put noised counts in the log")
+    test.add_argument(
+        "--epsilon",
+        type=float,
+        default=1.0,
+        help="with --release: what the counts cost by themselves (default: 1)",
+    )
+    test.add_argument("--yes", action="store_true", help="release without asking")
     add_arguments(
         add(
             "mask",
@@ -220,6 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "stop": _stop,
         "mask": _mask,
         "audit-privacy": _audit_privacy,
+        "test-privacy": _test_privacy,
     }
     return console.run(_parser(), handlers, argv)
 
@@ -509,6 +526,7 @@ def _budget(args: argparse.Namespace) -> int:
                 "rounds": [
                     {
                         "plan": e.plan_digest,
+                        "kind": "test" if e.run_id == TEST_RUN else "round",
                         "server_round": e.server_round,
                         "noise_multiplier": e.event.noise_multiplier,
                         "sample_rate": e.event.sample_rate,
@@ -526,8 +544,9 @@ def _budget(args: argparse.Namespace) -> int:
     )
     for e in entries:
         state = f"committed {e.update_digest}" if e.update_digest else "reserved, counts as spent"
+        what = "test " if e.run_id == TEST_RUN else "round"
         console.result(
-            f"  {e.plan_digest[:23]}  round {e.server_round:>3}  noise "
+            f"  {e.plan_digest[:23]}  {what} {e.server_round:>3}  noise "
             f"{e.event.noise_multiplier:g}  rate {e.event.sample_rate:g}  "
             f"{e.event.num_steps} steps  {state}"
         )
@@ -607,6 +626,13 @@ def _audit_privacy(args: argparse.Namespace) -> int:
     from client import audit_privacy
 
     return audit_privacy.run(args)
+
+
+def _test_privacy(args: argparse.Namespace) -> int:
+    # Imported where it is needed: it brings Flower and the accountant with it.
+    from client.privacy_report import run
+
+    return run(args, _confirmed)
 
 
 def _show(args: argparse.Namespace, value: object, text: str) -> None:

@@ -15,6 +15,8 @@ kit.json             the coordinator's signed answer
 journal.sqlite       decisions, evidence, everything that left
 ledger/              privacy budget, one file a population
 results.json         quality measured on this site's held-out units; stays here
+privacy_test.json    what attacks make of an adapter and this site's units, exactly; stays here
+adapters/            the last adapter of each run, by digest; `peft` loads it
 status.json          what the agent does right now
 ```
 """
@@ -64,6 +66,8 @@ class SiteHome:
         self.journal_path = self.folder / "journal.sqlite"
         self.ledger_folder = self.folder / "ledger"
         self.results_path = self.folder / "results.json"
+        self.privacy_test_path = self.folder / "privacy_test.json"
+        self.adapters_folder = self.folder / "adapters"
         self.status_path = self.folder / "status.json"
         self.lock_path = self.folder / "agent.lock"
 
@@ -122,6 +126,10 @@ class SiteHome:
                 hint="cloister-site mask --new-key makes one",
             )
         return chosen[-1]
+
+    def adapter_folder(self, digest: str) -> Path:
+        """The folder of the adapter with this digest, whether or not it is there."""
+        return self.adapters_folder / digest.removeprefix("sha256:")
 
     def signing_key(self) -> SigningKey:
         """The key that signs evidence and updates."""

@@ -85,9 +85,9 @@ class Sent:
 
     Attributes:
       plan_digest: The plan under which it was asked for.
-      kind: `train` or `evaluate`.
-      server_round: The round.
-      update_digest: Digest of the update.
+      kind: `train`, `evaluate`, or `test` for the figures of a test.
+      server_round: The round, or the test's number.
+      update_digest: Digest of the update, or of the figures.
       num_bytes: Size of the serialized reply.
       made_at: When it passed the door.
       sent_at: When the coordinator had all of it; None before.
@@ -159,6 +159,14 @@ class Journal:
             ).fetchone()
         return None if row is None else RunPlan.parse(row[0])
 
+    def approved_plans(self) -> list[RunPlan]:
+        """Every plan that is approved, in the order of the decisions."""
+        with self._guarded():
+            rows = self._connection.execute(
+                "SELECT plan FROM decision WHERE approved = 1 ORDER BY decided_at, rowid"
+            ).fetchall()
+        return [RunPlan.parse(row[0]) for row in rows]
+
     def decision(self, digest: str) -> bool | None:
         """Whether a plan was approved (True) or refused (False); None for neither."""
         with self._guarded():
@@ -192,7 +200,7 @@ class Journal:
                     sequence,
                     str(event),
                     (subjects or {}).get("plan"),
-                    fields.get("server_round"),
+                    fields.get("server_round", fields.get("test_number")),
                     line,
                 ),
             )
@@ -332,7 +340,10 @@ class Journal:
             ]
 
     def find(self, event: Event, plan_digest: str, server_round: int) -> Entry | None:
-        """The entry of this event about this round of this plan, None before it was made."""
+        """The entry of this event about this round of this plan, None before it was made.
+
+        Of an event of a test, `server_round` is the test's number.
+        """
         with self._guarded():
             row = self._connection.execute(
                 "SELECT line FROM entry WHERE plan_digest = ? AND server_round = ? AND event = ?",

@@ -7,9 +7,10 @@ any verifier of software attestations can read it. Its rules:
   coordinator's.
 - Each party counts its own entries from 0 without gaps (`sequence`), so a missing one shows.
 - What the entry is about is named by digest (`subjects`): the plan, an update, an adapter.
-- Each event has a closed set of typed fields (`FORMS`). Nothing else is written: no free text, no
-  figure that depends on records, so an entry can stay for ever while records are erased. What must
-  be provable later without being public stands as a salted digest (`commit`).
+- Each event has a closed set of typed fields (`FORMS`). Nothing else is written: no free text, and
+  no figure that depends on records but such as were noised under the site's budget, so an entry
+  can stay for ever while records are erased. What must be provable later without being public
+  stands as a salted digest (`commit`).
 
 What a crash can leave: nothing. An entry exists when its line does; a torn line is no entry.
 """
@@ -30,6 +31,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer._signature import Signature
 
 from privacy.audit.keys import Role
+from privacy.dp import membership
 from privacy.errors import VerificationError
 from privacy.masking.canaries import is_recall
 from privacy.pki.identity import SigningKey, verify
@@ -77,6 +79,9 @@ class Event(StrEnum):
     INSTRUCTION_REFUSED = "instruction-refused"
     REPLY_REFUSED = "reply-refused"
     EVALUATED = "evaluated"
+    TEST_RESERVED = "test-reserved"
+    TEST_COMMITTED = "test-committed"
+    ADAPTER_TESTED = "adapter-tested"
 
 
 _EVENTS = {f"{_TYPE_PREFIX}{event.value}{_TYPE_SUFFIX}": event for event in Event}
@@ -156,6 +161,13 @@ RECALL = Kind(
         and len({(row[0], row[1]) for row in value}) == len(value)
     ),
 )
+
+
+def _counts(name: str) -> Kind:
+    what = f"{membership.num_cells(name)} noised counts, whole numbers"
+    return Kind(what, lambda value: isinstance(value, list) and membership.is_counts(name, value))
+
+
 RELEASES = Kind(
     "a list of [noise_multiplier, sample_rate, num_steps]",
     lambda value: isinstance(value, list) and all(_is_release(release) for release in value),
@@ -191,6 +203,20 @@ _SPEND = {
     "num_steps": ROUND,
     "delta": NUMBER,
     "epsilon_run": NUMBER,
+    "epsilon_total": NUMBER,
+    "budget_epsilon": NUMBER,
+    "prior": RELEASES,
+}
+
+_WHICH_TEST = {"run_id": RUN_ID, "test_number": ROUND}
+# The same of a test of an adapter: `num_releases` Gaussian releases, of everybody. epsilon_test is
+# that of this test alone, at `delta`.
+_TEST = {
+    **_WHICH_TEST,
+    "noise_multiplier": NUMBER,
+    "num_releases": ROUND,
+    "delta": NUMBER,
+    "epsilon_test": NUMBER,
     "epsilon_total": NUMBER,
     "budget_epsilon": NUMBER,
     "prior": RELEASES,
@@ -266,6 +292,18 @@ FORMS: Mapping[Event, Form] = {
     ),
     Event.EVALUATED: _site(
         optional=("plan", "adapter"), fields={"run_id": RUN_ID, "server_round": COUNT}
+    ),
+    Event.TEST_RESERVED: _site("adapter", "plan", fields=_TEST),
+    Event.TEST_COMMITTED: _site("adapter", "plan", "result", fields=_TEST),
+    Event.ADAPTER_TESTED: _site(
+        "adapter",
+        "plan",
+        "result",
+        fields={
+            **_WHICH_TEST,
+            "noise_multiplier": NUMBER,
+            **{name: _counts(name) for name in membership.FIELDS},
+        },
     ),
 }
 

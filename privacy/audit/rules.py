@@ -3,7 +3,8 @@
 A plan is the one whose digest is named; a site approved it before it spent budget under it; a
 round is within the plan; epsilon is recomputed from noise multiplier, sample rate and steps and
 never believed; budget is committed before an update leaves; an update is accepted only as sent; an
-adapter is released only from accepted updates.
+adapter is released only from accepted updates; noised figures about a released adapter leave only
+behind the commit of their budget, as they were committed.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from privacy.audit.entry import Entry, Event
 from privacy.audit.keys import KeyRing, Role
 from privacy.audit.note import NoteKey
 from privacy.audit.policy import WITNESS_TYPES
-from privacy.dp import calibrate
+from privacy.dp import calibrate, membership
 from privacy.errors import ConfigError, VerificationError
 from privacy.masking.canaries import num_planted, parse_recalls, set_digest
 from privacy.plan import RunPlan
@@ -37,6 +38,7 @@ _OF_ANY_PLAN = {
 
 Accountant = Callable[[Iterable[calibrate.Event], float], float]
 _Round = tuple[str, str, int]  # plan digest, run id, server round
+_Test = tuple[str, str, int]  # plan digest, run id, number of the test
 
 
 def _need(condition: bool, message: str) -> None:
@@ -70,6 +72,9 @@ class Rules:
         self._sent: dict[str, dict[_Round, str]] = {}
         self._accepted: dict[_Round, dict[str, str]] = {}
         self._released: dict[str, dict[int, str]] = {}
+        self._tests: dict[str, dict[_Test, Entry]] = {}
+        self._committed_tests: dict[str, dict[_Test, Entry]] = {}
+        self._told: dict[str, dict[_Test, Mapping[str, str]]] = {}
         self._checks: Mapping[Event, Callable[[Entry], None]] = {
             Event.SITE_ENROLLED: self._site_enrolled,
             Event.SITE_REVOKED: self._site_revoked,
@@ -86,6 +91,9 @@ class Rules:
             Event.BUDGET_RESERVED: self._budget_reserved,
             Event.BUDGET_COMMITTED: self._budget_committed,
             Event.UPDATE_SENT: self._update_sent,
+            Event.TEST_RESERVED: self._test_reserved,
+            Event.TEST_COMMITTED: self._test_committed,
+            Event.ADAPTER_TESTED: self._adapter_tested,
         }
 
     def check(self, entry: Entry, index: int, *, recompute: bool = True) -> None:
@@ -288,74 +296,175 @@ class Rules:
     def _check_spend(self, entry: Entry, place: _Round) -> None:
         """Recompute what the entry says that was spent."""
         said = entry.predicate
-        plan = self.plans[place[0]]
-        mechanism = plan.mechanism
+        mechanism = self.plans[place[0]].mechanism
         try:
             this = calibrate.Event(
                 said["noise_multiplier"], said["sample_rate"], said["num_steps"]
             )
-            prior = [calibrate.Event(*release) for release in said["prior"]]
         except ValueError as error:
             raise VerificationError(str(error)) from None
         _need(
             this == calibrate.round_event(mechanism),
             "expected noise multiplier, sample rate and steps of the plan",
         )
-        _need(
-            mechanism.delta <= said["delta"] < 1,
-            f"expected a delta from the plan's {mechanism.delta:g} to 1, got {said['delta']:g}",
-        )
-        # At a delta of 1 / n a mechanism may publish one whole record; near 1 any epsilon holds.
-        num_units = plan.share(entry.party).num_units
-        _need(
-            said["delta"] < 1 / num_units,
-            f"expected a delta below 1 / {num_units}, the plan's units of {entry.party}, got"
-            f" {said['delta']:g}",
-        )
-        _need(len(prior) <= MAX_PRIOR, f"expected at most {MAX_PRIOR} earlier releases")
-        others = [
-            (other, known)
-            for other, known in self._reserved.get(entry.party, {}).items()
-            if other != place
-        ]
-        # A site has one ledger, and a ledger one unit: of two, neither epsilon would count all.
-        _need(
-            all(self.plans[other[0]].mechanism.unit == mechanism.unit for other, _ in others),
-            f"expected one unit in the ledger of {entry.party}, got a second",
-        )
-        known_steps = _count(
-            calibrate.round_event(self.plans[known.subjects["plan"]].mechanism)
-            for _, known in others
-        )
-        prior_steps = _count(prior)
-        _need(
-            all(prior_steps[kind] >= num_steps for kind, num_steps in known_steps.items()),
-            "expected all earlier releases of this site among the prior ones",
-        )
+        others = [other for other in self._reserved.get(entry.party, {}) if other != place]
+        prior = self._check_prior(entry, place[0], others, list(self._tests_of(entry.party)))
         if not self._recompute:
             return
-        num_rounds = 1 + sum(other[:2] == place[:2] for other, _ in others)
+        num_rounds = 1 + sum(other[:2] == place[:2] for other in others)
         run = self._accountant([calibrate.run_event(mechanism, num_rounds)], mechanism.delta)
-        total = self._accountant([*prior, this], said["delta"])
         _need(
             _at_most(run, said["epsilon_run"]),
             f"epsilon of the run does not follow: {num_rounds} rounds give {run:.4g}, the entry"
             f" says {said['epsilon_run']:.4g}",
         )
+        self._check_total(entry, [*prior, this])
+        _need(
+            _at_most(said["epsilon_run"], mechanism.target_epsilon),
+            f"epsilon {said['epsilon_run']:.4g} of the run is over the plan's"
+            f" {mechanism.target_epsilon:.4g}",
+        )
+
+    def _check_prior(
+        self,
+        entry: Entry,
+        plan_digest: str,
+        other_rounds: Iterable[_Round],
+        other_tests: Iterable[_Test],
+    ) -> list[calibrate.Event]:
+        """The releases before this one, which hold all that the log knows of this site."""
+        said, site, plan = entry.predicate, entry.party, self.plans[plan_digest]
+        mechanism = plan.mechanism
+        try:
+            prior = [calibrate.Event(*release) for release in said["prior"]]
+        except ValueError as error:
+            raise VerificationError(str(error)) from None
+        _need(
+            mechanism.delta <= said["delta"] < 1,
+            f"expected a delta from the plan's {mechanism.delta:g} to 1, got {said['delta']:g}",
+        )
+        # At a delta of 1 / n a mechanism may publish one whole record; near 1 any epsilon holds.
+        num_units = plan.share(site).num_units
+        _need(
+            said["delta"] < 1 / num_units,
+            f"expected a delta below 1 / {num_units}, the plan's units of {site}, got"
+            f" {said['delta']:g}",
+        )
+        _need(len(prior) <= MAX_PRIOR, f"expected at most {MAX_PRIOR} earlier releases")
+        rounds, tests = list(other_rounds), list(other_tests)
+        # A site has one ledger, and a ledger one unit: of two, neither epsilon would count all.
+        _need(
+            all(self.plans[p[0]].mechanism.unit == mechanism.unit for p in (*rounds, *tests)),
+            f"expected one unit in the ledger of {site}, got a second",
+        )
+        known = [calibrate.round_event(self.plans[place[0]].mechanism) for place in rounds]
+        known += [_test_event(self._tests[site][place]) for place in tests]
+        known_steps, prior_steps = _count(known), _count(prior)
+        _need(
+            all(prior_steps[kind] >= num_steps for kind, num_steps in known_steps.items()),
+            "expected all earlier releases of this site among the prior ones",
+        )
+        return prior
+
+    def _check_total(self, entry: Entry, releases: Iterable[calibrate.Event]) -> None:
+        said = entry.predicate
+        total = self._accountant(releases, said["delta"])
         _need(
             _at_most(total, said["epsilon_total"]) and _at_most(said["epsilon_total"], total),
             f"epsilon in total does not follow: the releases give {total:.4g}, the entry says"
             f" {said['epsilon_total']:.4g}",
         )
         _need(
-            _at_most(said["epsilon_run"], mechanism.target_epsilon),
-            f"epsilon {said['epsilon_run']:.4g} of the run is over the plan's"
-            f" {mechanism.target_epsilon:.4g}",
-        )
-        _need(
             _at_most(said["epsilon_total"], said["budget_epsilon"]),
             f"epsilon {said['epsilon_total']:.4g} is over the site's budget"
             f" {said['budget_epsilon']:.4g}",
+        )
+
+    # -- tests of an adapter ---------------------------------------------------------------------
+
+    def _tests_of(self, site: str) -> Mapping[_Test, Entry]:
+        return self._tests.get(site, {})
+
+    def _test(self, entry: Entry) -> _Test:
+        """The test that the entry is about, of an adapter that was released in its run."""
+        digest, run_id = entry.subjects["plan"], entry.predicate["run_id"]
+        self._check_active(entry.party)
+        _need(
+            self._runs.get(run_id) == digest,
+            f"expected the plan of run {run_id}, got another digest",
+        )
+        _need(
+            entry.party in self._approved.get(digest, set()),
+            f"expected {entry.party} to approve the plan before it tests an adapter of it",
+        )
+        _need(
+            entry.subjects["adapter"] in self._released.get(run_id, {}).values(),
+            f"expected a test of an adapter that was released in run {run_id}, got another digest",
+        )
+        return digest, run_id, entry.predicate["test_number"]
+
+    def _test_reserved(self, entry: Entry) -> None:
+        place, said = self._test(entry), entry.predicate
+        number, num_attacks = place[2], len(membership.EDGES)
+        _need(
+            place not in self._tests_of(entry.party),
+            f"expected test {number} to be spent once, got a second reservation",
+        )
+        _need(
+            said["num_releases"] == num_attacks,
+            f"expected {num_attacks} releases, one for each attack, got {said['num_releases']}",
+        )
+        try:
+            this = _test_event(entry)
+        except ValueError as error:
+            raise VerificationError(str(error)) from None
+        rounds, tests = self._reserved.get(entry.party, {}), self._tests_of(entry.party)
+        prior = self._check_prior(entry, place[0], rounds, tests)
+        if self._recompute:
+            alone = self._accountant([this], said["delta"])
+            _need(
+                _at_most(alone, said["epsilon_test"]) and _at_most(said["epsilon_test"], alone),
+                f"epsilon of the test does not follow: its noise gives {alone:.4g}, the entry"
+                f" says {said['epsilon_test']:.4g}",
+            )
+            self._check_total(entry, [*prior, this])
+        self._tests.setdefault(entry.party, {})[place] = entry
+
+    def _test_committed(self, entry: Entry) -> None:
+        site, place = entry.party, self._test(entry)
+        reserved = self._tests_of(site).get(place)
+        if reserved is None:
+            raise VerificationError(f"expected a reservation of test {place[2]} before its commit")
+        _need(
+            reserved.predicate == entry.predicate
+            and reserved.subjects["adapter"] == entry.subjects["adapter"],
+            f"expected the commit of test {place[2]} to say what its reservation said",
+        )
+        earlier = self._committed_tests.setdefault(site, {}).setdefault(place, entry)
+        _need(
+            earlier.subjects == entry.subjects,
+            f"expected one commit of test {place[2]}, got a second for other figures",
+        )
+
+    def _adapter_tested(self, entry: Entry) -> None:
+        site, place, said = entry.party, self._test(entry), entry.predicate
+        committed = self._committed_tests.get(site, {}).get(place)
+        if committed is None:
+            raise VerificationError(
+                f"expected the budget of test {place[2]} to be committed before its figures leave"
+            )
+        _need(
+            committed.subjects == entry.subjects
+            and committed.predicate["noise_multiplier"] == said["noise_multiplier"],
+            f"expected the figures for which the budget of test {place[2]} was committed",
+        )
+        _need(
+            membership.digest(said["noise_multiplier"], said) == entry.subjects["result"],
+            "expected figures that hash to the digest that the entry names",
+        )
+        _need(
+            self._told.setdefault(site, {}).setdefault(place, entry.subjects) == entry.subjects,
+            f"expected one set of figures of test {place[2]}, got a second",
         )
 
     def _update_sent(self, entry: Entry) -> None:
@@ -461,6 +570,10 @@ class Rules:
             entry.subjects.get("adapter", last) == last,
             "expected the run to end with the adapter released last, got another digest",
         )
+
+
+def _test_event(entry: Entry) -> calibrate.Event:
+    return membership.event(entry.predicate["noise_multiplier"])
 
 
 def _at_most(value: float, bound: float) -> bool:

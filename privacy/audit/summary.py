@@ -18,7 +18,8 @@ class _Run:
 class _Site:
     num_updates: int = 0
     num_bytes: int = 0
-    rounds: set[tuple[str, int]] = field(default_factory=set)
+    rounds: set[tuple[str, int, int]] = field(default_factory=set)
+    num_tests: int = 0
     epsilon: float = 0.0
     delta: float | None = None
     budget: float = 0.0
@@ -49,14 +50,16 @@ class Summary:
                 site = self._sites[entry.party]
                 site.num_updates += 1
                 site.num_bytes += said["update_bytes"]
-            case Event.BUDGET_COMMITTED:
+            case Event.BUDGET_COMMITTED | Event.TEST_COMMITTED:
                 self._spend(self._sites[entry.party], entry)
+            case Event.ADAPTER_TESTED:
+                self._sites[entry.party].num_tests += 1
             case _:
                 pass
 
     def _spend(self, site: _Site, entry: Entry) -> None:
         said = entry.predicate
-        place = (said["run_id"], said["server_round"])
+        place = (said["run_id"], said.get("server_round", 0), said.get("test_number", 0))
         # A commit that a crash made a site say twice is one spend.
         if place not in site.rounds:
             site.rounds.add(place)
@@ -94,6 +97,7 @@ class Summary:
             found["sites"][name] = {
                 "updates": site.num_updates,
                 "bytes": site.num_bytes,
+                "privacy_tests": site.num_tests,
                 "epsilon": site.epsilon,
                 "delta": site.delta,
                 "budget": site.budget,

@@ -11,6 +11,7 @@ from datetime import datetime
 from privacy.audit.entry import Entry, Event
 from privacy.audit.keys import Role
 from privacy.audit.verify import VerifiedLog
+from privacy.dp import membership
 from privacy.masking.canaries import Recall, parse_recalls
 from privacy.plan import RunPlan
 
@@ -28,17 +29,19 @@ REFUSALS = (
 class Spend:
     """What one round cost one site, as its ledger reserved it and as it was recomputed.
 
-    A reserved round counts as spent, whether or not its update left.
+    A reserved round counts as spent, whether or not its update left. So does a test of an adapter,
+    which stands behind the round before it.
 
     Attributes:
       run_id: The run.
-      server_round: Its round.
+      server_round: Its round; of a test, the last one before it.
       epsilon_run: Over this run so far, at the plan's delta.
       epsilon_total: Over everything in the site's ledger, at `delta`.
       delta: The ledger's.
       budget_epsilon: What the site allows.
       entry: Number of the entry.
-      committed: Whether the round is bound to its update.
+      committed: Whether the round is bound to its update, or the test to its figures.
+      test_number: Number of the test; 0 for a round.
     """
 
     run_id: str
@@ -49,6 +52,35 @@ class Spend:
     budget_epsilon: float
     entry: int
     committed: bool
+    test_number: int = 0
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """What is spent once."""
+        return self.run_id, 0 if self.test_number else self.server_round, self.test_number
+
+
+@dataclass(kw_only=True, slots=True)
+class AdapterTest:
+    """A test of a released adapter at one site.
+
+    Attributes:
+      site: Where.
+      run_id: Of which run.
+      adapter: Digest of the adapter.
+      noise_multiplier: Of the noise on each count.
+      epsilon: What it costs by itself, at the ledger's delta.
+      counts: Noised counts (`privacy.dp.membership`); empty as long as none are in the log.
+      entries: Where it stands.
+    """
+
+    site: str
+    run_id: str
+    adapter: str
+    noise_multiplier: float
+    epsilon: float
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    entries: list[int] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,6 +107,7 @@ class SiteEvidence:
       sent: Entries of updates that left.
       bytes_sent: Their sizes together.
       accepted: Entries that accepted its updates.
+      tests_of: Run and number -> test of an adapter.
     """
 
     name: str
@@ -96,6 +129,12 @@ class SiteEvidence:
     sent: list[int] = field(default_factory=list)
     bytes_sent: int = 0
     accepted: list[int] = field(default_factory=list)
+    tests_of: dict[tuple[str, int], AdapterTest] = field(default_factory=dict)
+
+    @property
+    def tests(self) -> list[AdapterTest]:
+        """Tests of adapters, in the order in which they were begun."""
+        return list(self.tests_of.values())
 
     @property
     def recalls(self) -> tuple[Recall, ...]:
@@ -264,27 +303,21 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
             site.self_tests.append(index)
             site.tested_plans.add(plan)
         case Event.BUDGET_RESERVED | Event.BUDGET_COMMITTED:
-            spend = Spend(
-                run_id=said["run_id"],
-                server_round=said["server_round"],
-                epsilon_run=said["epsilon_run"],
-                epsilon_total=said["epsilon_total"],
-                delta=said["delta"],
-                budget_epsilon=said["budget_epsilon"],
-                entry=index,
-                committed=entry.event is Event.BUDGET_COMMITTED,
+            _add_spend(
+                site,
+                Spend(
+                    run_id=said["run_id"],
+                    server_round=said["server_round"],
+                    epsilon_run=said["epsilon_run"],
+                    epsilon_total=said["epsilon_total"],
+                    delta=said["delta"],
+                    budget_epsilon=said["budget_epsilon"],
+                    entry=index,
+                    committed=entry.event is Event.BUDGET_COMMITTED,
+                ),
             )
-            place = (spend.run_id, spend.server_round)
-            # Reservation and commit of a round, or what a crash made a site say twice, are one
-            # spend. A commit says what its reservation said, so it keeps the reservation's place.
-            places = [(other.run_id, other.server_round) for other in site.spends]
-            if place not in places:
-                site.spends.append(spend)
-            elif spend.committed and not site.spends[places.index(place)].committed:
-                site.spends[places.index(place)] = spend
-            elif not spend.committed:
-                del site.spends[places.index(place)]
-                site.spends.append(spend)
+        case Event.TEST_RESERVED | Event.TEST_COMMITTED | Event.ADAPTER_TESTED:
+            _add_test(site, entry, index)
         case Event.UPDATE_SENT:
             site.sent.append(index)
             site.bytes_sent += said["update_bytes"]
@@ -294,6 +327,53 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
                 site.untested.add(plan)
         case _:
             pass
+
+
+def _add_spend(site: SiteEvidence, spend: Spend) -> None:
+    # Reservation and commit of a round, or what a crash made a site say twice, are one spend. A
+    # commit says what its reservation said, so it keeps the reservation's place.
+    places = [other.place for other in site.spends]
+    if spend.place not in places:
+        site.spends.append(spend)
+    elif spend.committed and not site.spends[places.index(spend.place)].committed:
+        site.spends[places.index(spend.place)] = spend
+    elif not spend.committed:
+        del site.spends[places.index(spend.place)]
+        site.spends.append(spend)
+
+
+def _add_test(site: SiteEvidence, entry: Entry, index: int) -> None:
+    said = entry.predicate
+    place = (said["run_id"], said["test_number"])
+    if entry.event is Event.ADAPTER_TESTED:
+        test = site.tests_of[place]
+        test.counts = {name: list(said[name]) for name in membership.FIELDS}
+        test.entries.append(index)
+        return
+    if place not in site.tests_of:
+        site.tests_of[place] = AdapterTest(
+            site=site.name,
+            run_id=said["run_id"],
+            adapter=entry.subjects["adapter"],
+            noise_multiplier=said["noise_multiplier"],
+            epsilon=said["epsilon_test"],
+        )
+    site.tests_of[place].entries.append(index)
+    before = [spend for spend in site.spends if spend.run_id == said["run_id"]]
+    _add_spend(
+        site,
+        Spend(
+            run_id=said["run_id"],
+            server_round=before[-1].server_round if before else 0,
+            epsilon_run=before[-1].epsilon_run if before else 0.0,
+            epsilon_total=said["epsilon_total"],
+            delta=said["delta"],
+            budget_epsilon=said["budget_epsilon"],
+            entry=index,
+            committed=entry.event is Event.TEST_COMMITTED,
+            test_number=said["test_number"],
+        ),
+    )
 
 
 def _keep_lowest(lowest: dict[tuple[str, str], Recall], said: Iterable[Recall]) -> None:

@@ -30,7 +30,7 @@ def privacy(evidence: Evidence, page: Page) -> Html:
                 "Each round spends some of an institution's budget. The steps show epsilon over"
                 " everything in its ledger after each round; the dashed line is the budget that"
                 " the institution set itself. The budget of a round is committed before its"
-                " update leaves."
+                " update leaves, that of a test of an adapter before its figures do."
             ),
         ),
         tag("div", *charts, class_="charts") if charts else tag("p", say("Nothing was spent.")),

@@ -228,6 +228,21 @@ def _self_tests(evidence: Evidence, words: Words) -> Finding:
     return Finding(_share(len(tested), len(senders)), text, entries)
 
 
+def _privacy_tests(evidence: Evidence, words: Words) -> Finding:
+    senders = _senders(evidence)
+    tested = [site for site in senders if any(test.counts for test in site.tests)]
+    if not tested:
+        return Finding(Shown.NOTHING, words("No privacy test of an adapter is in the log."))
+    text = words(
+        "{a} of {b} institutions that sent updates attacked a released adapter with their own"
+        " units and released noised figures; what they are, the report shows.",
+        a=len(tested),
+        b=len(senders),
+    )
+    entries = tuple(n for site in tested for test in site.tests for n in test.entries)
+    return Finding(_share(len(tested), len(senders)), text, entries)
+
+
 def _releases(evidence: Evidence, words: Words) -> Finding:
     rounds = [this for run in evidence.runs.values() for this in run.released]
     entries = [n for this in rounds for n in (this.released, *this.accepted.values())]
@@ -293,6 +308,7 @@ QUERIES: Mapping[str, Query] = MappingProxyType(
         "updates-only": _updates,
         "refusals": _refusals,
         "self-tests": _self_tests,
+        "privacy-tests": _privacy_tests,
         "releases": _releases,
         "failures": _failures,
         "evaluations": _of_event(Event.EVALUATED, _EVALUATED_NONE, _EVALUATED),

@@ -25,6 +25,7 @@ from privacy.compliance.evidence import (
     gather,
 )
 from privacy.compliance.law import controls_section
+from privacy.compliance.leakage import leakage
 from privacy.compliance.markup import NOTHING, Html, join, tag
 from privacy.compliance.measures import masking, privacy
 from privacy.compliance.page import Page, clock, note, section, size, table
@@ -33,9 +34,13 @@ from privacy.compliance.results import Results
 from privacy.compliance.seal import EMPTY_DIGEST
 from privacy.compliance.statements import NOT_SHOWN
 from privacy.compliance.words import Words
+from privacy.dp import membership
 from privacy.errors import ConfigError
 
 MAX_LISTED_ENTRIES = 1000
+_LONG = {
+    "plan", "prior", "entity_types", "run_id", "delta", "commitment", "recall", *membership.FIELDS
+}  # fmt: skip
 _REFUSED = {
     Event.DOOR_REFUSED: "a connection or call",
     Event.UPDATE_REJECTED: "an update",
@@ -90,6 +95,7 @@ def render_report(log: VerifiedLog, extras: Extras | None = None, *, at: datetim
         _sites(evidence, page),
         quality(measured, page) if measured else NOTHING,
         privacy(evidence, page),
+        leakage(evidence, page),
         masking(evidence, page),
         _rounds(evidence, page),
         _refusals(evidence.refusals, page),
@@ -468,9 +474,7 @@ def describe(entry: Entry) -> str:
     """An entry's fields in one line, the long ones left out."""
     said = entry.predicate
     shown = [
-        f"{name.replace('_', ' ')} {_short(said[name])}"
-        for name in said
-        if name not in ("plan", "prior", "entity_types", "run_id", "delta", "commitment", "recall")
+        f"{name.replace('_', ' ')} {_short(said[name])}" for name in said if name not in _LONG
     ]
     shown += [
         f"{name} {digest.removeprefix('sha256:')[:12]}" for name, digest in entry.subjects.items()

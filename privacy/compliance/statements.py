@@ -59,6 +59,9 @@ NOT_COVERED = (
     " tied: it is measured by the self-test and not bounded by proof;",
     "a site folder put back from a copy, which lets a round be trained and sent a second time;",
     "how long evaluation takes, which depends on held-out records;",
+    "whether a site tests an adapter and releases figures of it, which a person decides who may"
+    " have seen exact ones; the noised figures themselves are paid from the site's ledger, beyond"
+    " the epsilon of the run;",
     "harm from what is true of a population at large, which a model may learn with or without"
     " any one person.",
 )

@@ -14,6 +14,9 @@ may be sent again, another one never. So a crash leaves a site poorer in budget,
 
 What is stored is the releases, not an epsilon: the accountant composes all of them jointly, each
 time anew.
+
+A test of a run's adapter whose figures are to leave goes the same way, in place of a round: it is
+reserved before the records are read again, and committed to the one set of noised figures.
 """
 
 import math
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RUN_ID = re.compile(r"[0-9]{1,20}")
+# In place of a run's number, for the tests of a plan's adapters: never a number itself.
+TEST_RUN = "test"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +65,9 @@ class PrivacySpent:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reservation:
     """Leave to train one round, and everything from which its epsilon can be recomputed.
+
+    Of a test, `run_id` is `TEST_RUN`, `server_round` its number, and its run all tests of the
+    plan.
 
     Attributes:
       plan_digest: The plan.
@@ -154,14 +162,43 @@ class Ledger:
                 f"expected a round from 1 to {plan.rounds.num_rounds}, got {server_round}",
             )
         key = (plan.digest, run_id, server_round)
-        event = calibrate.round_event(plan.mechanism)
+        return self._reserve(key, calibrate.round_event(plan.mechanism))
+
+    def reserve_test(self, plan: "RunPlan", test_number: int, event: Event) -> Reservation:
+        """Write a test of a plan's adapter down as spent; durable when this returns.
+
+        A test that is reserved and not committed may be reserved again with the same noise, and
+        costs nothing more.
+
+        Raises:
+          PlanRefusedError: The plan protects another unit, or allows a larger delta.
+          InstructionRefusedError: The test's figures are committed.
+          BudgetExceededError: The test would exceed the budget.
+          ConfigError: It was reserved with another noise.
+        """
+        self._check_terms(plan)
+        if test_number < 1:
+            raise ValueError(f"expected test_number >= 1, got {test_number}")
+        return self._reserve((plan.digest, TEST_RUN, test_number), event)
+
+    def tests(self, plan_digest: str) -> list[LedgerEntry]:
+        """The tests of a plan's adapters, in their order."""
+        run = (plan_digest, TEST_RUN)
+        return [entry for entry in self._file.entries() if entry.run == run]
+
+    def total_with(self, event: Event) -> float:
+        """What everything would cost together with one more release. Reserves nothing."""
+        return calibrate.epsilon([*_events(self._file.entries()), event], self.delta)
+
+    def _reserve(self, key: tuple[str, str, int], event: Event) -> Reservation:
+        what = _what(key)
         with self._file.writing() as writer:
             entries = writer.entries()
             known = next((entry for entry in entries if entry.key == key), None)
             if known is not None and known.update_digest is not None:
                 raise InstructionRefusedError(
                     "round-already-committed",
-                    f"round {server_round} has its update already, and may not have another",
+                    f"{what} has its update already, and may not have another",
                 )
             if known is not None and known.event != event:
                 raise ConfigError("the ledger holds another mechanism for a plan of this digest")
@@ -189,18 +226,29 @@ class Ledger:
         Raises:
           ReplyRefusedError: The round was never reserved, or has another update.
         """
+        key = (reservation.plan_digest, reservation.run_id, reservation.server_round)
+        self._commit(key, update_digest)
+
+    def commit_test(self, plan_digest: str, test_number: int, result_digest: str) -> None:
+        """Bind a reserved test to the one set of figures that may leave, as `commit` does.
+
+        Raises:
+          ReplyRefusedError: The test was never reserved, or has other figures.
+        """
+        self._commit((plan_digest, TEST_RUN, test_number), result_digest)
+
+    def _commit(self, key: tuple[str, str, int], update_digest: str) -> None:
         if not _DIGEST.fullmatch(update_digest):
             raise ValueError(f"expected a digest sha256:<64 hex digits>, got {update_digest!r}")
-        key = (reservation.plan_digest, reservation.run_id, reservation.server_round)
         with self._file.writing() as writer:
             known = next((entry for entry in writer.entries() if entry.key == key), None)
             if known is None:
-                raise ReplyRefusedError("round-not-reserved", f"round {key[2]} was never reserved")
+                raise ReplyRefusedError("round-not-reserved", f"{_what(key)} was never reserved")
             if known.update_digest is None:
                 writer.commit(key, update_digest)
             elif known.update_digest != update_digest:
                 raise ReplyRefusedError(
-                    "second-update", f"round {key[2]} has another update already"
+                    "second-update", f"{_what(key)} has another update already"
                 )
         # A crash here leaves the round committed and unsent: this update may be sent, no other.
 
@@ -253,7 +301,7 @@ class Ledger:
         self, key: tuple[str, str, int], event: Event, others: Sequence[LedgerEntry]
     ) -> Reservation:
         before = _events(others)
-        total = self._check_budget(before, [*before, event], f"round {key[2]}")
+        total = self._check_budget(before, [*before, event], _what(key))
         return Reservation(
             plan_digest=key[0],
             run_id=key[1],
@@ -264,6 +312,10 @@ class Ledger:
             epsilon_total=total,
             budget_epsilon=self.budget_epsilon,
         )
+
+
+def _what(key: tuple[str, str, int]) -> str:
+    return f"{'test' if key[1] == TEST_RUN else 'round'} {key[2]}"
 
 
 def _events(entries: Sequence[LedgerEntry]) -> list[Event]:

@@ -13,7 +13,7 @@ from privacy.audit.entry import Event, commit, make_entry
 from privacy.audit.keys import KeyRing, PartyKey, Role
 from privacy.audit.log import Log
 from privacy.audit.rules import Accountant
-from privacy.dp import calibrate
+from privacy.dp import calibrate, membership
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.masking.canaries import num_planted
 from privacy.masking.config import ENTITY_TYPES, MaskingConfig
@@ -284,6 +284,57 @@ class Federation:
         named = {"plan": self.plan.digest, "adapter": digest(f"adapter {server_round}")} | subjects
         return self.say(
             site, Event.EVALUATED, named, run_id=self.run_id, server_round=server_round
+        )
+
+    def counts(self, **changes: list[int]) -> dict[str, list[int]]:
+        """Noised counts as an attack that fails might give them."""
+        return {
+            name: [40 if name.endswith("members") else 10] * membership.num_cells(name)
+            for name in membership.FIELDS
+        } | changes
+
+    def test_fields(
+        self, number: int, rounds_before: int, noise: float = 10.0, **changes: object
+    ) -> dict[str, Any]:
+        """What a site's ledger would say of a test behind so many rounds, and no other test."""
+        mechanism, this = self.plan.mechanism, membership.event(noise)
+        steps = mechanism.steps_per_round * rounds_before
+        prior: Any = changes.get(
+            "prior", [[mechanism.noise_multiplier, mechanism.sample_rate, steps]] if steps else []
+        )
+        releases = [calibrate.Event(*release) for release in prior]
+        return {
+            "run_id": self.run_id,
+            "test_number": number,
+            "noise_multiplier": noise,
+            "num_releases": this.num_steps,
+            "delta": mechanism.delta,
+            "epsilon_test": self.accountant([this], mechanism.delta),
+            "epsilon_total": self.accountant([*releases, this], mechanism.delta),
+            "budget_epsilon": 8.0,
+            "prior": prior,
+        } | changes
+
+    def tested(self, server_round: int, result: str = "") -> dict[str, str]:
+        """Subjects of a test of the adapter that a round released."""
+        subjects = {"plan": self.plan.digest, "adapter": digest(f"adapter {server_round}")}
+        return subjects | ({"result": result} if result else {})
+
+    def test_adapter(self, site: str, server_round: int, number: int = 1) -> None:
+        """All that a site says of a test, right behind its round."""
+        fields = self.test_fields(number, server_round)
+        counts, noise = self.counts(), fields["noise_multiplier"]
+        subjects = self.tested(server_round, membership.digest(noise, counts))
+        self.say(site, Event.TEST_RESERVED, self.tested(server_round), **fields)
+        self.say(site, Event.TEST_COMMITTED, subjects, **fields)
+        self.say(
+            site,
+            Event.ADAPTER_TESTED,
+            subjects,
+            run_id=self.run_id,
+            test_number=number,
+            noise_multiplier=noise,
+            **counts,
         )
 
     def finish(self, num_rounds: int) -> int:

@@ -23,6 +23,8 @@ from privacy.audit.entry import (
     parse_entry,
     verify_entry,
 )
+from privacy.dp import membership
+from privacy.dp.membership import num_cells
 from privacy.errors import VerificationError
 from privacy.pki.identity import SigningKey
 
@@ -62,6 +64,10 @@ SAMPLES: dict[str, object] = {
     "asked": 9.0,
     "spent": 2.5,
     "budget": 8.0,
+    "test_number": 1,
+    "num_releases": 2,
+    "epsilon_test": 0.5,
+    **{name: [3, -1] + [0] * (num_cells(name) - 2) for name in membership.FIELDS},
 }
 
 

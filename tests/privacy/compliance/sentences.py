@@ -6,7 +6,7 @@ from pathlib import Path
 
 import privacy.compliance
 from privacy.audit.keys import Role
-from privacy.compliance import page, queries, report
+from privacy.compliance import leakage, page, queries, report
 from privacy.compliance.controls import Status
 from privacy.compliance.statements import NOT_COVERED, NOT_SHOWN
 from privacy.dp.config import Unit
@@ -21,7 +21,7 @@ def sentences() -> set[str]:
     found |= {*NOT_COVERED, *(part for pair in NOT_SHOWN for part in pair)}
     found |= {*page._KINDS.values(), *page._LANGUAGES.values(), *report._REFUSED.values()}
     found |= {*(status.value for status in Status), *(unit.value for unit in Unit)}
-    found |= {role.value for role in Role}
+    found |= {role.value for role in Role} | {*leakage._ATTACKS.values()}
     asked = ("_EVALUATED", "_VERSIONS")
     return found | {text for name, text in vars(queries).items() if name.startswith(asked)}
 

@@ -1,0 +1,400 @@
+"""A test of an adapter: exact figures stay, noised counts leave once, behind their budget."""
+
+import json
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from client import disclosure
+from client.agent import Agent, Link
+from client.cli import main
+from client.disclosure import KIND, AdapterTest
+from client.journal import Journal
+from privacy.audit.entry import Entry, Event, parse_entry
+from privacy.audit.verify import verify_log
+from privacy.dp import membership
+from privacy.dp.ledger import TEST_RUN, Ledger
+from privacy.errors import (
+    BudgetExceededError,
+    ConfigError,
+    FederationError,
+    TransportError,
+    VerificationError,
+)
+from privacy.plan import RunPlan
+from tests.federation.world import Federation, Site, quiet_plan
+
+SECRET = 271_828
+
+
+class Attacker:
+    """Stands in for the closed room; `found` are its exact figures."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self.spoil: Callable[[dict[str, Any]], object] = lambda found: found
+        self.before: Callable[[], None] = lambda: None
+        members, others = [SECRET] + [10] * 21, [5] * 22
+        self.exact = {
+            f"{attack}_{group}": cells
+            for attack in membership.EDGES
+            for group, cells in (("members", members), ("others", others))
+        }
+
+    def call(
+        self,
+        request: bytes,
+        *,
+        timeout_s: float,
+        on_progress: Callable[[Mapping[str, object]], None],
+    ) -> bytes:
+        """Answer as `client.leakage` would."""
+        self.requests.append(request)
+        self.before()
+        attack = asdict(membership.attack([2.0] * 400, [1.0] * 100))
+        found = {
+            "num_members": 400,
+            "num_others": 100,
+            "attacks": dict.fromkeys(membership.EDGES, attack),
+            "counts": self.exact,
+        }
+        return json.dumps(self.spoil(found)).encode()
+
+    def stop(self) -> None:
+        """Nothing is to be stopped."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A federation after one run, with its agents stopped."""
+    with Federation(tmp_path_factory.mktemp("leak")).serving() as made:
+        for number, name in enumerate("ab"):
+            made.enrol(name, float(number + 1)).start()
+        assert made.run(plan_of_run()).state == "finished"
+        for site in made.sites.values():
+            site.stop()
+        yield made
+
+
+def plan_of_run() -> RunPlan:
+    return quiet_plan("leak", "ab")
+
+
+@pytest.fixture
+def site(world: Federation) -> Site:
+    return world.sites["a"]
+
+
+@pytest.fixture
+def attacker() -> Attacker:
+    return Attacker()
+
+
+def release(site: Site, attacker: Attacker, epsilon: float = 0.5) -> dict[str, tuple[int, ...]]:
+    """What the command does."""
+    with AdapterTest(site.home, "", attacker) as test:  # type: ignore[arg-type]
+        number, event = test.prepare(epsilon)
+        link = Link(site.home.channel())
+        try:
+            return test.release(number, event, link, lambda _: None)
+        finally:
+            link.close()
+
+
+def told(site: Site, event: Event) -> list[Entry]:
+    journal = site.home.journal()
+    try:
+        entries = [parse_entry(line) for line, _ in journal.lines()]
+    finally:
+        journal.close()
+    return [entry for entry in entries if entry.event is event]
+
+
+def spent_tests(site: Site) -> list[tuple[int, bool]]:
+    """Tests in the site's ledger, and whether each has its figures."""
+    entries = site.home.ledger().entries()
+    return [
+        (entry.server_round, entry.update_digest is not None)
+        for entry in entries
+        if entry.run_id == TEST_RUN
+    ]
+
+
+def test_exact_figures_stay_in_a_file_that_nobody_else_reads(
+    site: Site, attacker: Attacker
+) -> None:
+    before = site.home.ledger().spent().epsilon
+    with AdapterTest(site.home, "", attacker) as test:  # type: ignore[arg-type]
+        test.examine(lambda _: None)
+    path = site.home.privacy_test_path
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert json.loads(path.read_text())["num_members"] == 400
+    assert site.home.ledger().spent().epsilon == before
+    # The room got the adapter of the run, by the digest that the site's own log names.
+    (entry,) = told(site, Event.EVALUATED)
+    assert test.adapter == entry.subjects["adapter"]
+    assert len(attacker.requests) == 1
+
+
+def test_noised_counts_leave_behind_their_budget_and_the_log_verifies(
+    world: Federation, site: Site, attacker: Attacker
+) -> None:
+    before, known = site.home.ledger().spent().epsilon, len(spent_tests(site))
+    counts = release(site, attacker)
+    number = known + 1
+    assert spent_tests(site)[-1] == (number, True)
+    (reserved,) = [
+        e for e in told(site, Event.TEST_RESERVED) if e.predicate["test_number"] == number
+    ]
+    (tested,) = [
+        e for e in told(site, Event.ADAPTER_TESTED) if e.predicate["test_number"] == number
+    ]
+    assert {name: tuple(tested.predicate[name]) for name in membership.FIELDS} == counts
+    assert reserved.predicate["epsilon_test"] <= 0.5
+    assert site.home.ledger().spent().epsilon > before
+    assert reserved.predicate["epsilon_total"] == pytest.approx(site.home.ledger().spent().epsilon)
+    events = [e for party, e in world.events() if party == "a"][-3:]
+    assert events == [Event.TEST_RESERVED, Event.TEST_COMMITTED, Event.ADAPTER_TESTED]
+    verify_log(world.config.log_folder)
+    # Noise in every cell: the exact counts are nowhere in what left.
+    assert counts != {name: tuple(cells) for name, cells in attacker.exact.items()}
+    assert abs(counts["loss_members"][0] - SECRET) < 1000
+    journal = site.home.journal()
+    sent = [s for s in journal.sent() if s.kind == KIND]
+    journal.close()
+    assert sent[-1].sent_at is not None
+
+
+def test_each_release_is_paid_anew_and_noised_anew(site: Site, attacker: Attacker) -> None:
+    first, before = release(site, attacker), site.home.ledger().spent().epsilon
+    assert release(site, attacker) != first
+    assert site.home.ledger().spent().epsilon > before
+
+
+def test_a_test_beyond_the_budget_reads_no_record_and_the_log_says_so(
+    world: Federation, site: Site, attacker: Attacker
+) -> None:
+    known = spent_tests(site)
+    with pytest.raises(BudgetExceededError):
+        release(site, attacker, epsilon=50.0)
+    assert spent_tests(site) == known
+    assert not attacker.requests
+    assert told(site, Event.BUDGET_REFUSED)
+    # What was refused is not what goes on the next time.
+    release(site, attacker)
+    verify_log(world.config.log_folder)
+
+
+class Cut(Exception):  # noqa: N818  no error: the power is gone
+    """The machine stops here."""
+
+
+def cut(*_: object, **__: object) -> None:
+    raise Cut
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (Journal, "record"),  # reserved in the ledger only
+        (Attacker, "call"),  # reserved, before the records are read
+        (membership, "release"),  # read, before the noise
+        (Journal, "put"),  # noise drawn, kept nowhere
+        (AdapterTest, "_settle"),  # kept, not committed
+        (Ledger, "commit_test"),  # said to be committed, not committed
+        (Journal, "mark_sent"),  # all but told
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_crash_leaves_the_site_poorer_and_the_test_goes_on_for_nothing_more(
+    world: Federation,
+    site: Site,
+    attacker: Attacker,
+    monkeypatch: pytest.MonkeyPatch,
+    target: object,
+    name: str,
+) -> None:
+    known = len(spent_tests(site))
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, cut)
+        with pytest.raises(Cut):
+            release(site, attacker, epsilon=0.3)
+    poorer = site.home.ledger().spent().epsilon
+    assert len(spent_tests(site)) == known + 1
+    # Another epsilon is asked for, but what was begun is finished first, unless all was told.
+    if name != "mark_sent":
+        release(site, attacker, epsilon=2.0)
+        assert site.home.ledger().spent().epsilon == poorer
+    assert spent_tests(site)[known:] == [(known + 1, True)]
+    for event in (Event.TEST_RESERVED, Event.TEST_COMMITTED, Event.ADAPTER_TESTED):
+        numbers = [entry.predicate["test_number"] for entry in told(site, event)]
+        assert numbers == sorted(set(numbers))
+    verify_log(world.config.log_folder)
+
+
+def test_figures_that_were_kept_leave_as_they_were_and_no_other_noise_is_drawn(
+    site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "commit_test", cut)
+        with pytest.raises(Cut):
+            release(site, attacker)
+    journal = site.home.journal()
+    kept = journal.get(plan_of_run().digest, KIND, len(spent_tests(site)))
+    journal.close()
+    assert kept is not None
+    calls = len(attacker.requests)
+    counts = release(site, attacker)
+    assert counts == {name: tuple(cells) for name, cells in json.loads(kept[0]).items()}
+    assert len(attacker.requests) == calls
+
+
+def test_without_the_coordinator_nothing_is_spent(
+    site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TransportError("gone")
+
+    known = spent_tests(site)
+    # Something has to be sent first: an entry that the log does not hold yet.
+    journal = site.home.journal()
+    journal.record(Event.AGENT_STARTED, version="0")
+    journal.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(Link, "append", refuse)
+        with pytest.raises(TransportError):
+            release(site, attacker)
+    assert spent_tests(site) == known
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda found: {**found, "counts": {}},
+        lambda found: {**found, "counts": {**found["counts"], "loss_members": ["x"] * 22}},
+        lambda found: {"note": "Mr Smith"},
+        lambda found: ["Mr Smith"],
+    ],
+)
+def test_what_is_no_set_of_counts_is_never_noised_nor_repeated(
+    site: Site, attacker: Attacker, spoil: Callable[[dict[str, Any]], object]
+) -> None:
+    attacker.spoil = spoil
+    with (
+        AdapterTest(site.home, "", attacker) as test,  # type: ignore[arg-type]
+        pytest.raises(FederationError, match="expected figures of the attacks") as caught,
+    ):
+        test.examine(lambda _: None)
+    assert "Smith" not in str(caught.value)
+
+
+def test_another_adapter_in_the_folder_is_refused(site: Site, attacker: Attacker) -> None:
+    with AdapterTest(site.home, "", attacker) as test:  # type: ignore[arg-type]
+        path = site.home.adapter_folder(test.adapter) / "adapter_model.safetensors"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(VerificationError, match="got another one"):
+            AdapterTest(site.home, "", attacker)  # type: ignore[arg-type]
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_run_that_did_not_end_here_is_named(site: Site, attacker: Attacker) -> None:
+    with pytest.raises(ConfigError, match=r"expected run 'other'.*there are: t"):
+        AdapterTest(site.home, "other", attacker)  # type: ignore[arg-type]
+
+
+def test_a_ledger_that_lost_a_test_stops_the_agent(
+    world: Federation, site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(site, attacker)
+    entries = [e for e in site.home.ledger().entries() if e.run_id != TEST_RUN]
+    monkeypatch.setattr(Ledger, "entries", lambda _: entries)
+    agent = Agent(site.home, lambda _: None, site.trainer)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected test 1 of"):
+        agent.run()
+
+
+def test_rounds_go_on_behind_a_test_and_count_it(
+    world: Federation, site: Site, attacker: Attacker
+) -> None:
+    release(site, attacker)
+    for other in world.sites.values():
+        other.start()
+    plan = quiet_plan("behind", "ab")
+    assert world.run(plan).state == "finished"
+    for other in world.sites.values():
+        other.stop()
+    said = told(site, Event.BUDGET_RESERVED)[-1].predicate
+    assert any(rate == 1.0 for _, rate, _ in said["prior"])
+    verify_log(world.config.log_folder)
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`cloister-site test-privacy` at the site, with the stand-in for its closed room."""
+    monkeypatch.setattr(disclosure, "make_worker", lambda *_: attacker)
+    run = plan_of_run().digest
+    return lambda *words: main(["test-privacy", run, "--home", str(site.home.folder), *words])
+
+
+def test_the_command_shows_exact_figures_and_says_what_they_mean(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command() == 0
+    said = capsys.readouterr()
+    assert "400 members, 100 others, exact figures: they stay here (privacy_test.json)" in said.out
+    assert "loss        area under the curve  1.000 [0." in said.out
+    assert "it tells members from others" in said.out
+    assert "found at 0.1 % false alarms  cannot be told with fewer than 1,000 others" in said.out
+    assert "What bounds every attack is the plan's epsilon." in said.err
+
+
+def test_the_command_says_the_cost_and_releases_nothing_without_a_yes(
+    site: Site, attacker: Attacker, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = spent_tests(site)
+    assert command("--release", "--epsilon", "0.5") != 0
+    said = capsys.readouterr().err
+    assert "by itself; the ledger goes from" in said
+    assert "nothing released" in said
+    assert spent_tests(site) == known
+    assert not attacker.requests
+
+
+def test_the_command_releases_and_shows_all_that_left(
+    site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("--release", "--yes", "--epsilon", "0.5", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    tested = told(site, Event.ADAPTER_TESTED)[-1].predicate
+    assert {name: tested[name] for name in membership.FIELDS} == shown["counts"]
+    assert shown["noise_multiplier"] == tested["noise_multiplier"]
+    assert shown["epsilon_total"] == pytest.approx(site.home.ledger().spent().epsilon)
+    # `budget` tells a test from a round.
+    assert main(["budget", "--home", str(site.home.folder)]) == 0
+    assert "  test    " in capsys.readouterr().out
+
+
+def test_the_command_does_not_release_beside_a_running_agent(
+    site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site.home.agent_lock():
+        assert command("--release", "--yes") != 0
+    assert "an agent runs on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "inf"])
+def test_an_epsilon_that_is_none_is_refused(
+    site: Site, command: Callable[..., int], epsilon: str
+) -> None:
+    known = spent_tests(site)
+    assert command("--release", "--yes", f"--epsilon={epsilon}") != 0
+    assert spent_tests(site) == known
