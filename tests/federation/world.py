@@ -495,9 +495,9 @@ class Federation:
         return [parse_entry(line) for line in lines]
 
     def refusals(self) -> list[tuple[str, str]]:
-        """Peers and rules of the calls that were refused at the door."""
+        """Sites, where they are known, and rules of the calls that were refused at the door."""
         return [
-            (entry.predicate["peer"], entry.predicate["rule"])
+            (entry.predicate.get("site", ""), entry.predicate["rule"])
             for entry in self.log()
             if entry.event is Event.DOOR_REFUSED
         ]
