@@ -41,7 +41,7 @@ from privacy.pki.authority import (
     save_tls_key,
 )
 from privacy.pki.enrolment import Member, make_kit, make_request, read_request
-from privacy.pki.identity import SigningKey
+from privacy.pki.identity import Algorithm, SigningKey
 from privacy.plan import (
     ExitConfig,
     OptimizerConfig,
@@ -213,8 +213,15 @@ class Trainer:
 class Site:
     """One site of the federation, its agent in a thread."""
 
-    def __init__(self, folder: Path, name: str, value: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        value: float,
+        algorithm: Algorithm = Algorithm.ED25519,
+    ) -> None:
         self.name = name
+        self.algorithm = algorithm
         self.home = SiteHome(folder)
         self.trainer = Trainer(name, value)
         self.news: list[Mapping[str, object]] = []
@@ -228,11 +235,13 @@ class Site:
         records = self.home.folder / "records.jsonl"
         records.write_text("")
         config = SiteConfig(
-            site=SiteSection(name=self.name, coordinator=coordinator),
+            site=SiteSection(
+                name=self.name, coordinator=coordinator, signature_algorithm=self.algorithm
+            ),
             data=DataSection(path=records, num_units=NUM_UNITS),
             budget=BudgetSection(epsilon=8.0, delta=1e-3),
         )
-        self.home.make_keys()
+        self.home.make_keys(self.algorithm)
         self.home.config_path.write_text(format_config(config))
         return make_request(
             federation="regio",
@@ -324,7 +333,7 @@ class Site:
 class Federation:
     """A coordinator and its sites."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, algorithm: Algorithm = Algorithm.ED25519) -> None:
         self.folder = folder
         self.home = folder / "coordinator"
         self.sites: dict[str, Site] = {}
@@ -346,7 +355,7 @@ class Federation:
         self.certificate = self.authority.issue_server_certificate(
             tls_key.public_key(), hosts=["127.0.0.1"], valid_for=timedelta(days=1), at=now
         )
-        self.key = SigningKey.generate()
+        self.key = SigningKey.generate(algorithm)
         evidence = Evidence(self.config, self.key)
         evidence.record(Event.FEDERATION_CREATED, federation="regio")
         evidence.log.close()
@@ -390,9 +399,11 @@ class Federation:
             self._thread.join(timeout=30)
             self.coordinator = None
 
-    def enrol(self, name: str, value: float = 1.0) -> Site:
+    def enrol(
+        self, name: str, value: float = 1.0, algorithm: Algorithm = Algorithm.ED25519
+    ) -> Site:
         """Make a site and enrol it."""
-        site = Site(self.folder / name, name, value)
+        site = Site(self.folder / name, name, value, algorithm)
         self.approve(site, site.init(self.address))
         self.sites[name] = site
         return site
