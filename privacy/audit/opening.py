@@ -17,6 +17,7 @@ What may still hold a forgotten value: backups, snapshots and copies of the file
 the file system or an SSD has not written over yet.
 """
 
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -40,6 +41,8 @@ from privacy.errors import ConfigError, VerificationError
 OPENINGS = "openings.jsonl"
 SALT_BYTES = 32
 MAX_VALUE = 1000
+# More than any line has.
+_TAIL_BYTES = 65_536
 _PREFIX = "hmac-sha256:"
 _COMMITMENT = re.compile(_PREFIX + r"[0-9a-f]{64}")
 _CONTEXT = "cloister personal field v1"
@@ -210,10 +213,12 @@ class Openings:
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
                     os.fchmod(descriptor, 0o600)
+                    is_new = os.fstat(descriptor).st_size == 0
                     _append(descriptor, b"".join(opening.line for opening in openings))
                 finally:
                     os.close(descriptor)
-                sync_folder(self.path.parent)
+                if is_new:
+                    sync_folder(self.path.parent)
             except OSError as error:
                 raise ConfigError(
                     f"cannot write {self.path}: {error.strerror}",
@@ -282,7 +287,11 @@ def open_entry(entry: Entry, openings: Mapping[str, Opening]) -> dict[str, str]:
 def _append(descriptor: int, content: bytes) -> None:
     """Write behind the last whole line, and sync."""
     size = os.fstat(descriptor).st_size
-    end = os.pread(descriptor, size, 0).rfind(b"\n") + 1
+    tail = min(size, _TAIL_BYTES)
+    end = size - tail + os.pread(descriptor, tail, size - tail).rfind(b"\n") + 1
+    if end == size - tail and tail < size:
+        # Not torn by a crash: no line is that long. Nothing of it may be cut off.
+        raise OSError(errno.EIO, "its end holds no line of ours")
     try:
         # The torn end of a write that a crash cut off would spoil the next line.
         os.ftruncate(descriptor, end)

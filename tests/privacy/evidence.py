@@ -170,7 +170,8 @@ class Federation:
     def enrol(self, site: str, number: int = 0) -> int:
         """The coordinator enrols a site."""
         key = self.keys[site]
-        more = {} if key.algorithm is Algorithm.ED25519 else {"algorithm": key.algorithm.value}
+        strong = key.algorithm is not Algorithm.ED25519
+        more: dict[str, Any] = {"algorithm": key.algorithm.value} if strong else {}
         return self.say(
             COORDINATOR,
             Event.SITE_ENROLLED,

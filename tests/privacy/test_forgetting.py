@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,9 @@ class Case:
         said = site.commit("bank_a", Event.PLAN_APPROVED, {"by": NAME, "reason": REASON})
         plan = {"plan": federation.plan.digest}
         self.approved = federation.say("bank_a", Event.PLAN_APPROVED, plan, **said)
-        met = hub.commit(COORDINATOR, Event.DOOR_REFUSED, {"peer": PEER})
-        self.refused = federation.say(COORDINATOR, Event.DOOR_REFUSED, rule="no-cert", **met)
+        met: dict[str, Any] = hub.commit(COORDINATOR, Event.DOOR_REFUSED, {"peer": PEER})
+        met["rule"] = "no-cert"
+        self.refused = federation.say(COORDINATOR, Event.DOOR_REFUSED, **met)
         federation.log.close()
         self.log, self.openings, self.hub = str(folder / "log"), str(site.path), str(hub.path)
         self.keys = str(folder / "keys.json")
