@@ -133,8 +133,12 @@ def read_stamps(log: Path) -> list[Stamp]:
             raise VerificationError(f"expected a checkpoint in {beside}") from None
         if len(answer) > MAX_ANSWER_BYTES:
             raise VerificationError(f"expected at most {MAX_ANSWER_BYTES} bytes in {path}")
-        stamps.append(Stamp(path=path, note=note, answer=answer))
-    return sorted(stamps, key=lambda stamp: parse_checkpoint(Note.parse(stamp.note).text).size)
+        try:
+            size = parse_checkpoint(Note.parse(note).text).size
+        except VerificationError as error:
+            raise VerificationError(f"{beside}: {error}") from None
+        stamps.append((size, Stamp(path=path, note=note, answer=answer)))
+    return [stamp for _, stamp in sorted(stamps, key=lambda pair: pair[0])]
 
 
 def read_roots(path: Path) -> list[x509.Certificate]:

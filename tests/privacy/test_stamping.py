@@ -115,6 +115,19 @@ def test_a_stamp_over_another_checkpoint_is_refused(
     assert f"{answer.name} does not verify" in capsys.readouterr().err
 
 
+def test_a_stamp_without_a_readable_checkpoint_is_named(
+    log: Path, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stamp(log, authority) == 0
+    (beside,) = (log / FOLDER).glob("*.checkpoint")
+    beside.write_text("none")
+    assert verify(log, authority) == 1
+    assert f"{beside.name}: expected" in capsys.readouterr().err
+    beside.unlink()
+    assert verify(log, authority) == 1
+    assert "expected the stamped checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", [10, 60, 200, -20])
 def test_a_changed_answer_is_refused(
     log: Path, authority: Authority, place: int, capsys: pytest.CaptureFixture[str]
