@@ -28,6 +28,7 @@ from model.config import AdapterConfig, BaseRef, TensorSpec
 from model.tensors import Packed, packed_digest, packed_size
 from privacy import transit, wire
 from privacy.audit.entry import Entry, Event, parse_entry
+from privacy.audit.opening import Openings, open_entry
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.masking.canaries import measure, planted
@@ -506,9 +507,13 @@ class Federation:
         return [parse_entry(line) for line in lines]
 
     def refusals(self) -> list[tuple[str, str]]:
-        """Sites, where they are known, and rules of the calls that were refused at the door."""
+        """Peers and rules of the calls that were refused at the door; strangers' are opened."""
+        openings = Openings(self.config.openings_path).read()
         return [
-            (entry.predicate.get("site", ""), entry.predicate["rule"])
+            (
+                entry.predicate.get("site") or open_entry(entry, openings)["peer"],
+                entry.predicate["rule"],
+            )
             for entry in self.log()
             if entry.event is Event.DOOR_REFUSED
         ]
