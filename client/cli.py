@@ -23,11 +23,13 @@ from client.home import SiteHome
 from client.masking.arguments import add_arguments
 from privacy import console
 from privacy.audit.entry import Event, format_time
+from privacy.audit.opening import check_value
 from privacy.dp.config import Unit
 from privacy.dp.ledger import TEST_RUN
 from privacy.errors import ConfigError, PlanRefusedError, RecallError
 from privacy.pki.authority import load_tls_key
 from privacy.pki.enrolment import make_request, read_kit, read_request
+from privacy.pki.identity import Algorithm, SigningKey
 from privacy.plan import RunPlan
 
 STOP_S = 10.0
@@ -84,6 +86,12 @@ def _parser() -> console.Parser:
         "--epsilon", type=float, default=8.0, help="budget over all runs (default: 8)"
     )
     init.add_argument("--delta", type=float, default=1e-5, help="below 1 / units (default: 1e-5)")
+    init.add_argument(
+        "--algorithm",
+        choices=[algorithm.value for algorithm in Algorithm],
+        default=Algorithm.ED25519.value,
+        help="how this site signs (default: ed25519)",
+    )
     enrol = add(
         "enrol",
         "Take the coordinator's enrolment kit.",
@@ -113,6 +121,13 @@ def _parser() -> console.Parser:
     approve.add_argument(
         "--wait", type=float, default=0.0, metavar="S", help="seconds to wait for an offer"
     )
+    approve.add_argument(
+        "--by",
+        default="",
+        metavar="NAME",
+        help="who decides; the log gets a commitment, the name stays in openings.jsonl here",
+    )
+    approve.add_argument("--reason", default="", metavar="TEXT", help="why, kept in the same way")
     add("start", "Connect and serve approved plans, until stopped.", "start")
     add("budget", "Show what was spent of the privacy budget, round by round.", "budget --json")
     add("sent", "List what left this site: when, how much, under which plan and round.", "sent")
@@ -249,7 +264,11 @@ def _init(args: argparse.Namespace) -> int:
         )
     try:
         config = SiteConfig(
-            site=SiteSection(name=args.name, coordinator=args.coordinator),
+            site=SiteSection(
+                name=args.name,
+                coordinator=args.coordinator,
+                signature_algorithm=args.algorithm,
+            ),
             data=DataSection(
                 path=args.data.resolve(),
                 unit=args.unit,
@@ -265,12 +284,12 @@ def _init(args: argparse.Namespace) -> int:
     home.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Settings, journal and results are nobody else's to read, whoever made the folder.
     home.folder.chmod(0o700)
-    home.make_keys()
+    home.make_keys(Algorithm(args.algorithm))
     request = make_request(
         federation=args.federation,
         site=config.site.name,
         tls_key=load_tls_key(home.tls_key_path),
-        signing_key=home.signing_key(),
+        signing_key=SigningKey.load(home.signing_key_path),
         num_units=config.data.num_units,
     )
     home.request_path.write_bytes(request)
@@ -374,6 +393,9 @@ def _approve_plan(args: argparse.Namespace) -> int:
 
     home = SiteHome(args.home)
     check_stopped(home)
+    decision = {name: getattr(args, name) for name in ("by", "reason") if getattr(args, name)}
+    for name, value in decision.items():
+        check_value(value, f"--{name}")
     config, kit, journal = home.config(), home.kit(), home.journal()
     link = Link(home.channel())
     try:
@@ -387,8 +409,9 @@ def _approve_plan(args: argparse.Namespace) -> int:
         try:
             _decide(args, plan, config, kit.federation, home)
         except PlanRuleError as error:
+            kept = home.openings().commit(config.site.name, Event.PLAN_REFUSED, decision)
             journal.decide(plan, approved=False)
-            journal.record(Event.PLAN_REFUSED, subjects, rule=error.rule)
+            journal.record(Event.PLAN_REFUSED, subjects, rule=error.rule, **kept)
             journal.flush(link.append)
             if args.refuse:
                 _show(args, {"plan": plan.digest, "approved": False}, f"refused {plan.digest}")
@@ -396,8 +419,10 @@ def _approve_plan(args: argparse.Namespace) -> int:
             raise PlanRefusedError(
                 f"this site's rule {error.rule} forbids the plan: {error}", hint=error.hint
             ) from None
+        # Before the decision: where the name cannot be kept, nothing is approved.
+        kept = home.openings().commit(config.site.name, Event.PLAN_APPROVED, decision)
         journal.decide(plan, approved=True)
-        journal.record(Event.PLAN_APPROVED, subjects)
+        journal.record(Event.PLAN_APPROVED, subjects, **kept)
         journal.flush(link.append)
     finally:
         link.close()

@@ -26,6 +26,7 @@ from client.sources import (
 from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES
 from privacy.masking.ner import parse_ner
+from privacy.pki.identity import Algorithm, parse_algorithm
 
 __all__ = ["DataSection"]
 
@@ -46,6 +47,13 @@ def _proxy(address: str) -> str:
         # The value is not repeated: a proxy's address may hold a password.
         raise ValueError('expected http://host:port, "direct" or an empty string')
     return address
+
+
+def _algorithm(name: str) -> str:
+    try:
+        return parse_algorithm(name).value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def _known_types(types: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,6 +89,10 @@ class SiteSection(Section):
     proxy: Annotated[str, AfterValidator(_proxy)] = Field(
         default="",
         description='HTTP CONNECT proxy, "http://host:port"; "direct": none; empty: https_proxy',
+    )
+    signature_algorithm: Annotated[str, AfterValidator(_algorithm)] = Field(
+        default=Algorithm.ED25519.value,
+        description="How this site signs: ed25519 or ml-dsa-44; its key was made so and stays so",
     )
 
 

@@ -4,7 +4,7 @@
 site.toml            settings, written by a person
 keys/                private keys, mode 0700; the training process never sees this folder
   tls.key            EC P-256, proves the site to the coordinator
-  signing.key        Ed25519, signs evidence and updates
+  signing.key        Ed25519 or ML-DSA-44, signs evidence and updates
   holdout.key        32 random bytes: which units are held out
   surrogate-1.key    32 random bytes: which made-up values stand for real ones; the highest number
                      is used, the others are kept to make text of earlier times again
@@ -13,6 +13,7 @@ witness/             memory of the checkpoint seen last; what was refused, with 
 request.json         enrolment request for the coordinator; holds public keys only
 kit.json             the coordinator's signed answer
 journal.sqlite       decisions, evidence, everything that left
+openings.jsonl       who decided on plans and why: what opens the commitments in the evidence
 ledger/              privacy budget, one file a population
 results.json         quality measured on this site's held-out units; stays here
 privacy_test.json    what attacks make of an adapter and this site's units, exactly; stays here
@@ -38,13 +39,14 @@ import grpc
 from client.config import SiteConfig, load_config
 from client.journal import Journal
 from privacy import transit
+from privacy.audit.opening import OPENINGS, Openings
 from privacy.dp.ledger import Ledger
 from privacy.durable import sync_folder
 from privacy.errors import ConfigError
 from privacy.masking.surrogates import KEY_BYTES, SurrogateKey
 from privacy.pki.authority import generate_tls_key, load_tls_key, save_tls_key
 from privacy.pki.enrolment import EnrolmentKit, read_kit
-from privacy.pki.identity import SigningKey, write_private
+from privacy.pki.identity import Algorithm, SigningKey, write_private
 
 _SURROGATE_KEY = re.compile(r"surrogate-([1-9][0-9]{0,5})\.key")
 
@@ -64,6 +66,7 @@ class SiteHome:
         self.request_path = self.folder / "request.json"
         self.kit_path = self.folder / "kit.json"
         self.journal_path = self.folder / "journal.sqlite"
+        self.openings_path = self.folder / OPENINGS
         self.ledger_folder = self.folder / "ledger"
         self.results_path = self.folder / "results.json"
         self.privacy_test_path = self.folder / "privacy_test.json"
@@ -79,7 +82,7 @@ class SiteHome:
         """
         return load_config(self.config_path)
 
-    def make_keys(self) -> None:
+    def make_keys(self, algorithm: Algorithm = Algorithm.ED25519) -> None:
         """Make the site's four keys, mode 0600 in a folder of mode 0700.
 
         Raises:
@@ -88,7 +91,7 @@ class SiteHome:
         self.keys_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.keys_folder.chmod(0o700)
         save_tls_key(generate_tls_key(), self.tls_key_path)
-        SigningKey.generate().save(self.signing_key_path)
+        SigningKey.generate(algorithm).save(self.signing_key_path)
         write_private(self.holdout_key_path, secrets.token_bytes(32))
         self.add_surrogate_key()
 
@@ -132,8 +135,17 @@ class SiteHome:
         return self.adapters_folder / digest.removeprefix("sha256:")
 
     def signing_key(self) -> SigningKey:
-        """The key that signs evidence and updates."""
-        return SigningKey.load(self.signing_key_path)
+        """The key that signs evidence and updates.
+
+        Raises:
+          ConfigError: Missing, or of another algorithm than the settings say.
+        """
+        algorithm = Algorithm(self.config().site.signature_algorithm)
+        return SigningKey.load(self.signing_key_path, algorithm)
+
+    def openings(self) -> Openings:
+        """What opens the commitments of this site's entries."""
+        return Openings(self.openings_path)
 
     def holdout_key(self) -> bytes:
         """The key that decides which units are held out.

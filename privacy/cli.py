@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from privacy import reading, reporting, sealing
+from privacy import forgetting, reading, reporting, sealing, stamping
 from privacy.audit.checkpoint import log_key
 from privacy.audit.entry import Entry, Event
 from privacy.audit.export import export_tiles
@@ -31,10 +31,11 @@ _HANDLERS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    own = {"verify": _verify, "tiles": _tiles, "policy": _make_policy}
-    return run(
-        build_parser(), {**_HANDLERS, **reporting.HANDLERS, **sealing.HANDLERS, **own}, argv
-    )
+    modules = (forgetting, reporting, sealing, stamping)
+    handlers = dict(_HANDLERS, verify=_verify, tiles=_tiles, policy=_make_policy)
+    for module in modules:
+        handlers |= module.HANDLERS
+    return run(build_parser(), handlers, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that check signatures (default 1); several pay for large logs",
     )
+    stamping.add_options(verify)
     verify.add_argument("--json", action="store_true", help="the result as JSON")
 
     policy = commands.add_parser(
@@ -103,9 +105,17 @@ def build_parser() -> argparse.ArgumentParser:
         example="cloister-audit show demo-out/log --site hospital_a --event update-sent",
     )
     _add_filters(show)
+    show.add_argument(
+        "--openings",
+        type=Path,
+        metavar="FILE",
+        help="a party's openings.jsonl: also print, and check, the personal values it opens",
+    )
 
     _add_reading(commands)
 
+    forgetting.add_parsers(commands)
+    stamping.add_parsers(commands)
     reporting.add_parsers(commands)
     sealing.add_parsers(commands)
     return parser
@@ -244,12 +254,15 @@ def _policy(args: argparse.Namespace) -> Policy | None:
 def _verify(args: argparse.Namespace) -> int:
     gathered = Summary()
     try:
+        stamps = stamping.stamps_of(args)
+        stamped = stamping.checked(args, stamps)
         log = check_log(
             args.log,
             KeyRing.load(args.keys) if args.keys else None,
             policy=_policy(args),
             visit=gathered.add,
             num_jobs=args.jobs,
+            also=[stamp.note for stamp in stamps],
         )
     except VerificationError as error:
         if args.json:
@@ -258,6 +271,8 @@ def _verify(args: argparse.Namespace) -> int:
         return FAILED
     _say_keys(from_log=log.keys_from_log)
     summary = gathered.result(log)
+    if stamped:
+        summary["stamps"] = stamped
     if args.json:
         result_json(summary)
         return OK
@@ -267,6 +282,8 @@ def _verify(args: argparse.Namespace) -> int:
     for witness, at in summary.get("cosigned", {}).items():
         result(f"cosigned  {witness}: {at}")
     _say_unannounced(args, log)
+    for stamp in stamped:
+        result(f"stamped   {stamp['size']} entries by {stamp['at']}: {stamp['authority']}")
     for run_id, run_ in summary["runs"].items():
         result(
             f"run       {run_['run']}: {run_['released']} of {run_['rounds']} rounds released"

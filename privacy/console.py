@@ -18,7 +18,7 @@ OK = 0
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
-_KEY = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(r"[0-9a-f]{64}|[0-9a-f]{2624}")
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 def public_key(text: str) -> bytes:
     """An argument that is a public key in hex."""
     if not _KEY.fullmatch(text):
-        raise argparse.ArgumentTypeError("expected a public key of 64 hex digits")
+        raise argparse.ArgumentTypeError("expected a public key of 64 or 2624 hex digits")
     return bytes.fromhex(text)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from privacy.audit.verify import open_by_operator
 from privacy.compliance.report import describe
 from privacy.console import FAILED, OK, UsageError, result, result_json, say
 from privacy.errors import ConfigError, TamperError, VerificationError
+from privacy.forgetting import Opener, described
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -32,8 +33,19 @@ def show(args: argparse.Namespace) -> int:
     """Print the entries that are asked for."""
     say("note: not checked; `cloister-audit verify` does that")
     bad = _Bad()
+    opener = Opener(args.openings) if args.openings else None
     for index, entry in _wanted(args, bad):
-        result(as_json(index, entry) if args.json else as_line(index, entry))
+        values = {}
+        try:
+            values = opener.values(entry) if opener else {}
+        except VerificationError as error:
+            bad.say(index, error)
+        if args.json:
+            result(as_json(index, entry, values))
+        else:
+            result(as_line(index, entry) + (described(entry, values) if opener else ""))
+    if opener and opener.left():
+        say(f"note: {len(opener.left())} openings are of none of these entries")
     return FAILED if bad.num else OK
 
 
@@ -268,8 +280,9 @@ def as_line(index: int, entry: Entry) -> str:
     )
 
 
-def as_json(index: int, entry: Entry) -> str:
-    """An entry for a program."""
+def as_json(index: int, entry: Entry, opened: Mapping[str, str] | None = None) -> str:
+    """An entry for a program, with the personal values that were opened."""
+    more = {"opened": dict(opened)} if opened else {}
     return json.dumps(
         {
             "entry": index,
@@ -281,5 +294,6 @@ def as_json(index: int, entry: Entry) -> str:
             "predicate": dict(entry.predicate),
             "digest": entry.digest,
             "key_id": entry.key_id,
+            **more,
         }
     )

@@ -19,7 +19,7 @@ from privacy.compliance.seal import (
 )
 from privacy.console import OK, Parser, public_key, result, result_json, say
 from privacy.errors import ConfigError, VerificationError
-from privacy.pki.identity import SigningKey, fingerprint
+from privacy.pki.identity import Algorithm, SigningKey, fingerprint
 
 
 def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -27,11 +27,17 @@ def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
     keygen = commands.add_parser(
         "keygen",
         help="make a key to sign reports and declarations with",
-        description="Make an Ed25519 key in a new file that only its owner can read, and print"
+        description="Make a key in a new file that only its owner can read, and print"
         " its public half.",
         example="cloister-audit keygen --out auditor.key",
     )
     keygen.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
+    keygen.add_argument(
+        "--algorithm",
+        choices=[algorithm.value for algorithm in Algorithm],
+        default=Algorithm.ED25519.value,
+        help="how it signs (default: ed25519)",
+    )
 
     sign = commands.add_parser(
         "sign",
@@ -56,14 +62,14 @@ def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
         type=public_key,
         required=True,
         metavar="KEY",
-        help="the signer's public key, 64 hex digits",
+        help="the signer's public key, 64 hex digits (ml-dsa-44: 2624)",
     )
     check.add_argument("--json", action="store_true", help="the result as JSON")
 
 
 def keygen(args: argparse.Namespace) -> int:
     """Make a key."""
-    key = SigningKey.generate()
+    key = SigningKey.generate(Algorithm(args.algorithm))
     key.save(args.out)
     result(key.public_key.hex())
     say(f"fingerprint {fingerprint(key.public_key)}")

@@ -91,7 +91,7 @@ class Reply:
         plan's order, zero beyond the site's rank; None for `evaluate`.
       update_digest: Digest of the update, `NO_UPDATE` for `evaluate`.
       metrics: Numbers whose keys the plan names.
-      signature: Ed25519 over all of it; empty before signing.
+      signature: by the site's signing key over all of it; empty before signing.
     """
 
     kind: Kind

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from privacy import console, transit
 from privacy.audit.entry import Event
+from privacy.audit.opening import check_value
 from privacy.errors import ConfigError
 from privacy.pki.authority import (
     Authority,
@@ -21,7 +23,7 @@ from privacy.pki.authority import (
     serial,
 )
 from privacy.pki.enrolment import Member, coordinator_fingerprint, make_kit, read_request
-from privacy.pki.identity import SigningKey
+from privacy.pki.identity import Algorithm, SigningKey
 from server.config import DEFAULT_LISTEN, FILE_NAME, FederationConfig, load, template
 from server.roster import Roster
 
@@ -64,6 +66,12 @@ def _parser() -> console.Parser:
         action="store_true",
         help="keep the authority's key unencrypted: whoever reads it can enrol anyone",
     )
+    init.add_argument(
+        "--algorithm",
+        choices=[algorithm.value for algorithm in Algorithm],
+        default=Algorithm.ED25519.value,
+        help="how the coordinator signs (default: ed25519); it cannot change later",
+    )
     approve = add(
         "approve",
         "Enrol the site of a request, or renew its certificate.",
@@ -79,12 +87,14 @@ def _parser() -> console.Parser:
     approve.add_argument(
         "--yes", action="store_true", help="approve without a comparison by voice"
     )
+    _add_decision(approve)
     revoke = add(
         "revoke",
         "Shut a site out, at once and for good with its keys.",
         "revoke hospital_a",
     )
     revoke.add_argument("site", help="name of the site")
+    _add_decision(revoke)
     add("start", "Serve the sites, until stopped. Goes on with an interrupted run.", "start")
     run = add(
         "run",
@@ -100,6 +110,7 @@ def _parser() -> console.Parser:
         help="seconds to wait for the other sites once the quorum has approved (default: 60)",
     )
     run.add_argument("--detach", action="store_true", help="offer the plan and return")
+    _add_decision(run)
     add("status", "Show sites, runs and rounds.", "status --json")
     stop = add(
         "stop",
@@ -108,6 +119,24 @@ def _parser() -> console.Parser:
     )
     stop.add_argument("--run", default="", help="name of the run to stop")
     return parser
+
+
+def _add_decision(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--by",
+        default="",
+        metavar="NAME",
+        help="who decides; the log gets a commitment, the name stays in state/openings.jsonl",
+    )
+    command.add_argument("--reason", default="", metavar="TEXT", help="why, kept in the same way")
+
+
+def _decision(args: argparse.Namespace) -> dict[str, Any]:
+    """Who decides and why, checked before anything is done."""
+    given = {name: getattr(args, name) for name in ("by", "reason") if getattr(args, name)}
+    for name, value in given.items():
+        check_value(value, f"--{name}")
+    return given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,7 +175,9 @@ def _init(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"{home / FILE_NAME} exists already", hint="choose an empty folder with --home"
         )
-    settings = template(name=args.name, address=args.address, listen=args.listen)
+    settings = template(
+        name=args.name, address=args.address, listen=args.listen, algorithm=args.algorithm
+    )
     passphrase = "" if args.plain_key else _passphrase(new=True)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     now = datetime.now(UTC)
@@ -171,7 +202,7 @@ def _init(args: argparse.Namespace) -> int:
     )
     (config.keys_folder / "tls.pem").write_bytes(certificate)
     (config.keys_folder / "ca.pem").write_bytes(authority.ca_pem)
-    key = SigningKey.generate()
+    key = SigningKey.generate(Algorithm(config.signature_algorithm))
     key.save(config.keys_folder / "signing.key")
     draft.replace(home / FILE_NAME)
     config = load(home)
@@ -191,11 +222,12 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _signing_key(config: FederationConfig) -> SigningKey:
-    return SigningKey.load(config.keys_folder / "signing.key")
+    algorithm = Algorithm(config.signature_algorithm)
+    return SigningKey.load(config.keys_folder / "signing.key", algorithm)
 
 
 def _approve(args: argparse.Namespace) -> int:
-    config = load(args.home)
+    config, decision = load(args.home), _decision(args)
     try:
         content = args.request.read_bytes()
     except OSError as error:
@@ -240,9 +272,9 @@ def _approve(args: argparse.Namespace) -> int:
         ]
     key = _signing_key(config)
     # The roster is the truth; a crash here enrols without an entry, and approving again mends it.
-    if control(config, "Enrolled", site=request.site) is None:
+    if control(config, "Enrolled", site=request.site, **decision) is None:
         evidence = Evidence(config, key)
-        evidence.enrolled(enrolment)
+        evidence.enrolled(enrolment, decision)
         evidence.log.close()
     kit = make_kit(
         site=request.site,
@@ -288,16 +320,16 @@ def _read(path: Path) -> bytes:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    config = load(args.home)
+    config, decision = load(args.home), _decision(args)
     from server.control import control
     from server.evidence import Evidence
 
     with Roster(config.roster_path) as roster:
         # From here on the engine refuses the site, on open connections too.
         roster.revoke(args.site, at=datetime.now(UTC))
-    if control(config, "Revoked", site=args.site) is None:
+    if control(config, "Revoked", site=args.site, **decision) is None:
         evidence = Evidence(config, _signing_key(config))
-        evidence.record(Event.SITE_REVOKED, site=args.site)
+        evidence.record(Event.SITE_REVOKED, personal=decision, site=args.site)
         evidence.log.close()
     if args.json:
         console.result_json({"revoked": args.site})
@@ -346,7 +378,7 @@ def quiet_dependencies() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    config = load(args.home)
+    config, decision = load(args.home), _decision(args)
     from server.control import control
     from server.planning import make_plan
     from server.registry import Registry
@@ -359,7 +391,9 @@ def _run(args: argparse.Namespace) -> int:
     with Roster(config.roster_path) as roster:
         plan, initial = make_plan(args.plan, config, roster)
     Registry(config.adapters_folder).release(plan.tensors, initial, plan.adapter, plan.base.name)
-    offered = control(config, "Offer", plan=plan.canonical().decode(), wait_s=args.wait)
+    offered = control(
+        config, "Offer", plan=plan.canonical().decode(), wait_s=args.wait, **decision
+    )
     if offered and offered["without_key"]:
         console.say(
             f"note: no witness's key yet of {', '.join(offered['without_key'])}; the run is over"

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from privacy.audit.opening import OPENINGS
 from privacy.errors import ConfigError
-from privacy.pki.identity import check_name
+from privacy.pki.identity import Algorithm, check_name, parse_algorithm
 from privacy.transit import parse_address
 
 FILE_NAME = "federation.toml"
@@ -38,6 +39,13 @@ def _folder(value: str) -> str:
     return value
 
 
+def _algorithm(value: str) -> str:
+    try:
+        return parse_algorithm(value).value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 _Address = Annotated[str, AfterValidator(_address)]
 _Folder = Annotated[str, AfterValidator(_folder)]
 
@@ -52,6 +60,7 @@ class FederationConfig(BaseModel):
       hosts: Further host names or addresses that the coordinator's certificate names.
       site_certificate_days: How long a site's certificate is valid.
       server_certificate_days: How long the coordinator's certificate is valid.
+      signature_algorithm: How the coordinator's key signs: `ed25519` or `ml-dsa-44`.
       num_threads: Calls that are served at the same time.
       witness_quorum: How many operators of sites must cosign the log before a run is over:
         `majority`, `all`, `none`, or a number.
@@ -72,6 +81,7 @@ class FederationConfig(BaseModel):
     hosts: list[str] = []
     site_certificate_days: int = Field(default=30, ge=1, le=397)
     server_certificate_days: int = Field(default=365, ge=1, le=397)
+    signature_algorithm: Annotated[str, AfterValidator(_algorithm)] = Algorithm.ED25519.value
     num_threads: int = Field(default=128, ge=4, le=1024)
     witness_quorum: Literal["majority", "all", "none"] | Annotated[int, Field(ge=1)] = "majority"
     witness_operators: dict[
@@ -103,6 +113,11 @@ class FederationConfig(BaseModel):
     def roster_path(self) -> Path:
         """The roster's database."""
         return self.state_folder / "roster.sqlite"
+
+    @property
+    def openings_path(self) -> Path:
+        """What opens the commitments of the coordinator's entries."""
+        return self.state_folder / OPENINGS
 
     @property
     def log_folder(self) -> Path:
@@ -148,14 +163,21 @@ def load(path: Path) -> FederationConfig:
     return config
 
 
-def template(*, name: str, address: str, listen: str = DEFAULT_LISTEN) -> str:
+def template(
+    *,
+    name: str,
+    address: str,
+    listen: str = DEFAULT_LISTEN,
+    algorithm: str = Algorithm.ED25519.value,
+) -> str:
     """The text of a commented `federation.toml`.
 
     Raises:
-      ConfigError: The name or an address is malformed.
+      ConfigError: The name, an address or the algorithm is none.
     """
+    given = {"name": name, "address": address, "listen": listen, "signature_algorithm": algorithm}
     try:
-        FederationConfig.model_validate({"name": name, "address": address, "listen": listen})
+        FederationConfig.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise ConfigError(
@@ -180,6 +202,11 @@ hosts = []
 # How many days certificates are valid, 1 to 397. A short one limits what a stolen key can do.
 site_certificate_days = 30
 server_certificate_days = 365
+
+# How the coordinator signs entries, checkpoints and kits: "ed25519" or "ml-dsa-44" (FIPS 204,
+# which a quantum computer does not break; signatures of 2.4 kB). The key was made so: it cannot
+# change later.
+signature_algorithm = {json.dumps(algorithm)}
 
 # Calls served at the same time; a connected site holds one, and needs a second.
 num_threads = 128

@@ -51,6 +51,11 @@ def control(
     return answer["result"]
 
 
+def personal(request: Mapping[str, Any]) -> dict[str, str]:
+    """Who decided what is asked for, and why, where the person said so."""
+    return {name: str(request[name]) for name in ("by", "reason") if request.get(name)}
+
+
 def control_handler(
     behaviour: Callable[[Mapping[str, Any]], Mapping[str, object]],
 ) -> grpc.RpcMethodHandler:

@@ -25,14 +25,14 @@ from flwr.serverapp import ServerApp
 
 from model.tensors import Packed
 from privacy import wire
-from privacy.audit.entry import Event, format_time, parse_entry
+from privacy.audit.entry import NAME, Event, format_time, parse_entry
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, FederationError, ReplyRefusedError, VerificationError
 from privacy.pki.identity import SigningKey
 from privacy.plan import RunPlan
 from privacy.version import VERSION
 from server.config import FederationConfig
-from server.control import CONTROL_SERVICE, control_handler, control_path
+from server.control import CONTROL_SERVICE, control_handler, control_path, personal
 from server.engine import Engine, EngineGrid, StoppedError
 from server.evidence import PARTY, Evidence
 from server.registry import Registry
@@ -524,7 +524,11 @@ class Coordinator:
             if len(self._refusals) >= 4096:
                 self._refusals.clear()
             self._refusals[peer, rule] = now
-        self.evidence.record(Event.DOOR_REFUSED, rule=rule, peer=peer)
+        # An enrolled institution by name; a stranger's address may be a person's.
+        if NAME.fits(peer):
+            self.evidence.record(Event.DOOR_REFUSED, rule=rule, site=peer)
+        else:
+            self.evidence.record(Event.DOOR_REFUSED, personal={"peer": peer}, rule=rule)
 
     # -- control (called by the other commands, over the socket file) ----------------------------
 
@@ -593,7 +597,10 @@ class Coordinator:
             # The entry first: a site may decide on the plan as soon as it is offered, and a
             # decision must not precede the offer in the log.
             self.evidence.record(
-                Event.PLAN_OFFERED, {"plan": plan.digest}, plan=json.loads(plan.canonical())
+                Event.PLAN_OFFERED,
+                {"plan": plan.digest},
+                personal=personal(request),
+                plan=json.loads(plan.canonical()),
             )
             self.runs.offer(plan)
         self._notify()
@@ -639,13 +646,15 @@ class Coordinator:
         enrolment = self.roster.active_site(str(request["site"]))
         if enrolment is None:
             raise ConfigError(f"expected an enrolled site, got {request['site']!r}")
-        self.evidence.enrolled(enrolment)
+        self.evidence.enrolled(enrolment, personal(request))
         self.witnesses.write_policy()
         self._notify()
         return {}
 
     def _control_revoked(self, request: Mapping[str, Any]) -> Mapping[str, object]:
-        self.evidence.record(Event.SITE_REVOKED, site=str(request["site"]))
+        self.evidence.record(
+            Event.SITE_REVOKED, personal=personal(request), site=str(request["site"])
+        )
         self.witnesses.write_policy()
         self._notify()
         return {}

@@ -6,15 +6,17 @@ Light enough for every command: it needs neither Flower nor torch.
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from privacy.audit.entry import Entry, Event, make_entry, parse_entry
 from privacy.audit.keys import PartyKey, Role
 from privacy.audit.log import Log, Receipt, check_sequence, check_signer
 from privacy.audit.note import NoteKey
+from privacy.audit.opening import Openings
 from privacy.audit.rules import Rules
 from privacy.dp import calibrate
 from privacy.errors import VerificationError
-from privacy.pki.identity import SigningKey
+from privacy.pki.identity import Algorithm, SigningKey
 from server.config import FederationConfig
 from server.roster import Enrolment
 
@@ -37,6 +39,7 @@ class Evidence:
         self.lock = threading.RLock()
         own = PartyKey(party=PARTY, role=Role.COORDINATOR, public_key=key.public_key)
         self.log = Log(config.log_folder, key, f"cloister/{config.name}", [own])
+        self._openings = Openings(config.openings_path)
         self._rules = Rules(self.log.keys, calibrate.epsilon)
         self._sent: dict[tuple[str, int, str], str] = {}
         try:
@@ -98,10 +101,21 @@ class Evidence:
         self,
         event: Event,
         subjects: Mapping[str, str] | None = None,
+        *,
+        personal: Mapping[str, str] | None = None,
         **fields: object,
     ) -> None:
-        """Sign one entry and append it durably."""
+        """Sign one entry and append it durably.
+
+        Args:
+          event: What happened.
+          subjects: Digests of what it is about.
+          personal: Values that name a person or are a person's words: the entry carries
+            commitments, what opens them is kept first. Empty ones are left out.
+          fields: The event's other fields.
+        """
         with self.lock:
+            fields |= self._openings.commit(PARTY, event, personal or {})
             line = make_entry(
                 self._key,
                 PARTY,
@@ -113,15 +127,17 @@ class Evidence:
             )
             self.extend([line])
 
-    def enrolled(self, enrolment: Enrolment) -> None:
+    def enrolled(self, enrolment: Enrolment, personal: Mapping[str, str] | None = None) -> None:
         """A site was let in: its key signs from now on."""
-        self.log.add_party(
-            PartyKey(party=enrolment.site, role=Role.SITE, public_key=enrolment.signing_key)
-        )
-        self.record(
-            Event.SITE_ENROLLED,
-            site=enrolment.site,
-            signing_key=enrolment.signing_key.hex(),
-            certificate_serial=enrolment.certificate_serial,
-            num_units=enrolment.num_units,
-        )
+        key = PartyKey(party=enrolment.site, role=Role.SITE, public_key=enrolment.signing_key)
+        self.log.add_party(key)
+        fields: dict[str, Any] = {
+            "site": enrolment.site,
+            "signing_key": enrolment.signing_key.hex(),
+            "certificate_serial": enrolment.certificate_serial,
+            "num_units": enrolment.num_units,
+        }
+        # Ed25519 goes without saying, as it did before there was a choice.
+        if key.algorithm is not Algorithm.ED25519:
+            fields["algorithm"] = key.algorithm.value
+        self.record(Event.SITE_ENROLLED, personal=personal, **fields)

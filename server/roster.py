@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.errors import ConfigError
-from privacy.pki.identity import check_name
+from privacy.pki.identity import algorithm_of, check_name
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS enrolment (
@@ -41,7 +41,7 @@ class Enrolment:
       site: Its name.
       node_key: Public key of its TLS certificate, DER of the SubjectPublicKeyInfo: its identity on
         the wire, and Flower's node key.
-      signing_key: Raw Ed25519 public key, 32 bytes, that signs its updates and evidence.
+      signing_key: Raw public key, Ed25519 or ML-DSA-44, that signs its updates and evidence.
       certificate_serial: Serial number of its newest certificate, in hex.
       num_units: Number of training units that it has declared.
       enrolled_at: When it was first let in.
@@ -113,8 +113,9 @@ class Roster:
           ValueError: A malformed name, key, number or time.
         """
         check_name(site)
-        if len(signing_key) != 32 or not node_key:
-            raise ValueError("expected a node key and a signing key of 32 bytes")
+        algorithm_of(signing_key)
+        if not node_key:
+            raise ValueError("expected a node key, got none")
         if num_units < 1:
             raise ValueError(f"expected num_units >= 1, got {num_units}")
         with self._guarded(), self._transaction():
@@ -186,6 +187,14 @@ class Roster:
                 )
             if known.site != site:
                 raise ConfigError(f"a key of this request belongs to site {known.site!r}")
+        algorithm = algorithm_of(signing_key)
+        for known in self._rows("site = ?", site):
+            before = algorithm_of(known.signing_key)
+            if algorithm.is_weaker_than(before):
+                raise ConfigError(
+                    f"expected {site!r} to go on signing with {before}, got a key of {algorithm}",
+                    hint=f"have the site make its keys with signature_algorithm = {before}",
+                )
         for known in self._rows("site = ? AND revoked_at IS NULL", site):
             if (known.node_key, known.signing_key) != (node_key, signing_key):
                 raise ConfigError(

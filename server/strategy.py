@@ -65,7 +65,7 @@ class PlanStrategy(Strategy):
       plan: What everybody agreed to.
       participants: Gives node -> site of those that take part in the round that begins; in a
         simulation the nodes stand for the plan's sites in their order.
-      keys: Site -> Ed25519 public key that its replies are checked with. None only in a
+      keys: Site -> raw public key that its replies are checked with. None only in a
         simulation, where no institution's agent signs.
       rounds: Memory of the rounds.
       registry: Keeps what the server optimizer remembers.

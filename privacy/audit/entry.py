@@ -11,6 +11,9 @@ any verifier of software attestations can read it. Its rules:
   no figure that depends on records but such as were noised under the site's budget, so an entry
   can stay for ever while records are erased. What must be provable later without being public
   stands as a salted digest (`commit`).
+- What may name a person or be a person's words (`PERSONAL`: who decided and why, the address of a
+  refused caller) stands as a commitment that its party can open, until it forgets how
+  (`privacy.audit.opening`).
 
 What a crash can leave: nothing. An entry exists when its line does; a torn line is no entry.
 """
@@ -34,7 +37,7 @@ from privacy.audit.keys import Role
 from privacy.dp import membership
 from privacy.errors import VerificationError
 from privacy.masking.canaries import is_recall
-from privacy.pki.identity import SigningKey, verify
+from privacy.pki.identity import Algorithm, SigningKey, verify
 
 MAX_ENTRY_BYTES = 2_000_000
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -121,7 +124,11 @@ def _is_release(value: object) -> bool:
 NAME = _text("a name of a-z 0-9 _ -", _NAME.pattern)
 RULE = _text("the name of a rule, a-z 0-9 _ . -", r"[a-z0-9][a-z0-9_.-]{0,62}")
 RUN_ID = _text("a run's number as a string of digits", r"[0-9]{1,20}")
-HEX_KEY = _text("a public key of 64 hex digits", r"[0-9a-f]{64}")
+HEX_KEY = _text(
+    "a public key of 64 (ed25519) or 2624 (ml-dsa-44) hex digits",
+    r"[0-9a-f]{64}|[0-9a-f]{2624}",
+)
+ALGORITHM = Kind("a signature algorithm", lambda value: value in [a.value for a in Algorithm])
 WITNESS_KEY = _text(
     "a witness's public key, name+8 hex digits+base64",
     r"cloister/[a-z0-9_/-]{1,140}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{40,1800}={0,2}",
@@ -129,7 +136,8 @@ WITNESS_KEY = _text(
 EVENT = _text("the name of an event", r"[a-z]+(-[a-z]+)*")
 SERIAL = _text("a certificate's serial number in digits", r"[0-9a-fA-F]{1,64}")
 VERSION = _text("a version", r"[0-9A-Za-z.+-]{1,64}")
-PEER = _text("a peer's address", r"[0-9A-Za-z_.:%\[\]/-]{1,100}")
+# Of a value that names a person or is a person's words; `privacy.audit.opening` opens it.
+COMMITMENT = _text("hmac-sha256:<64 hex digits>", r"hmac-sha256:[0-9a-f]{64}")
 DIGEST = _text("sha256:<64 hex digits>", _DIGEST.pattern)
 COUNT = Kind("a whole number from 0", _is_count)
 ROUND = Kind("a round from 1", lambda value: _is_count(value) and value >= 1)
@@ -182,13 +190,15 @@ class Form:
       role: Whose event it is.
       subjects: Digests that must be named.
       optional: Digests that may be named.
-      fields: The predicate, all of it, each with its type.
+      fields: What the predicate must hold, each with its type.
+      may: What it may hold beside that.
     """
 
     role: Role
     subjects: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     fields: Mapping[str, Kind] = field(default_factory=dict)
+    may: Mapping[str, Kind] = field(default_factory=dict)
 
 
 _WHICH_ROUND = {"run_id": RUN_ID, "server_round": ROUND}
@@ -223,16 +233,38 @@ _TEST = {
 }
 
 
+# Who decided, and in which words why.
+_DECISION = {"by": COMMITMENT, "reason": COMMITMENT}
+
+
 def _coordinator(
-    *subjects: str, optional: tuple[str, ...] = (), fields: Mapping[str, Kind] | None = None
+    *subjects: str,
+    optional: tuple[str, ...] = (),
+    fields: Mapping[str, Kind] | None = None,
+    may: Mapping[str, Kind] | None = None,
 ) -> Form:
-    return Form(role=Role.COORDINATOR, subjects=subjects, optional=optional, fields=fields or {})
+    return Form(
+        role=Role.COORDINATOR,
+        subjects=subjects,
+        optional=optional,
+        fields=fields or {},
+        may=may or {},
+    )
 
 
 def _site(
-    *subjects: str, optional: tuple[str, ...] = (), fields: Mapping[str, Kind] | None = None
+    *subjects: str,
+    optional: tuple[str, ...] = (),
+    fields: Mapping[str, Kind] | None = None,
+    may: Mapping[str, Kind] | None = None,
 ) -> Form:
-    return Form(role=Role.SITE, subjects=subjects, optional=optional, fields=fields or {})
+    return Form(
+        role=Role.SITE,
+        subjects=subjects,
+        optional=optional,
+        fields=fields or {},
+        may=may or {},
+    )
 
 
 FORMS: Mapping[Event, Form] = {
@@ -243,10 +275,11 @@ FORMS: Mapping[Event, Form] = {
             "signing_key": HEX_KEY,
             "certificate_serial": SERIAL,
             "num_units": COUNT,
-        }
+        },
+        may={"algorithm": ALGORITHM, **_DECISION},
     ),
-    Event.SITE_REVOKED: _coordinator(fields={"site": NAME}),
-    Event.PLAN_OFFERED: _coordinator("plan", fields={"plan": PLAN}),
+    Event.SITE_REVOKED: _coordinator(fields={"site": NAME}, may=_DECISION),
+    Event.PLAN_OFFERED: _coordinator("plan", fields={"plan": PLAN}, may=_DECISION),
     Event.RUN_STARTED: _coordinator("plan", fields={"run_id": RUN_ID}),
     Event.UPDATE_ACCEPTED: _coordinator(
         "plan", "update", fields={**_WHICH_ROUND, "site": NAME, "update_bytes": COUNT}
@@ -263,14 +296,16 @@ FORMS: Mapping[Event, Form] = {
     Event.RUN_FINISHED: _coordinator(
         optional=("plan", "adapter"), fields={"run_id": RUN_ID, "num_rounds": COUNT}
     ),
-    Event.DOOR_REFUSED: _coordinator(fields={"rule": RULE, "peer": PEER}),
+    Event.DOOR_REFUSED: _coordinator(
+        fields={"rule": RULE}, may={"site": NAME, "peer": COMMITMENT}
+    ),
     Event.AGENT_STARTED: _site(fields={"version": VERSION}),
     # Signed with the site's own key: so whoever has that one needs nobody's word for this one.
     Event.WITNESS_ANNOUNCED: _site(fields={"witness_key": WITNESS_KEY}),
     # In the place of an entry that this log refused, which the site keeps.
     Event.ENTRY_SET_ASIDE: _site("entry", fields={"refused_event": EVENT}),
-    Event.PLAN_APPROVED: _site("plan"),
-    Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}),
+    Event.PLAN_APPROVED: _site("plan", may=_DECISION),
+    Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}, may=_DECISION),
     Event.DATA_MASKED: _site(
         # Recall is of planted examples, so it depends on no record.
         "plan",
@@ -306,6 +341,17 @@ FORMS: Mapping[Event, Form] = {
         },
     ),
 }
+
+
+PERSONAL: Mapping[Event, tuple[str, ...]] = {
+    event: tuple(name for name, kind in {**form.fields, **form.may}.items() if kind is COMMITMENT)
+    for event, form in FORMS.items()
+}
+
+
+def personal_fields(event: Event) -> tuple[str, ...]:
+    """The fields of an event that carry commitments to personal values."""
+    return PERSONAL[event]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -617,10 +663,11 @@ def _check_form(
     for name, digest in subjects.items():
         if not DIGEST.fits(digest):
             raise ValueError(f"{event}: expected subject {name} to be {DIGEST.what}")
-    _check_names(f"{event}: fields", set(predicate), set(form.fields), set())
-    for name, kind in form.fields.items():
-        if not kind.fits(predicate[name]):
-            raise ValueError(f"{event}: expected {name} to be {kind.what}")
+    _check_names(f"{event}: fields", set(predicate), set(form.fields), set(form.may))
+    for kinds in (form.fields, form.may):
+        for name, kind in kinds.items():
+            if name in predicate and not kind.fits(predicate[name]):
+                raise ValueError(f"{event}: expected {name} to be {kind.what}")
 
 
 def _check_names(what: str, given: set[str], wanted: set[str], optional: set[str]) -> None:

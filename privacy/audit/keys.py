@@ -13,10 +13,17 @@ from enum import StrEnum
 from pathlib import Path
 
 from privacy.errors import ConfigError
-from privacy.pki.identity import fingerprint, key_id
+from privacy.pki.identity import (
+    Algorithm,
+    algorithm_of,
+    fingerprint,
+    key_id,
+    parse_algorithm,
+)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_KEY = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(r"[0-9a-f]{64}|[0-9a-f]{2624}")
+_FIELDS = {"party", "role", "public_key"}
 
 
 class Role(StrEnum):
@@ -33,7 +40,7 @@ class PartyKey:
     Attributes:
       party: Its name.
       role: What it is in the federation.
-      public_key: Ed25519, 32 raw bytes.
+      public_key: Raw bytes: 32 of Ed25519, or 1312 of ML-DSA-44.
     """
 
     party: str
@@ -44,8 +51,12 @@ class PartyKey:
         """Refuse what could sign for nobody."""
         if not _NAME.fullmatch(self.party):
             raise ValueError(f"expected a party's name of a-z 0-9 _ -, got {self.party!r}")
-        if len(self.public_key) != 32:
-            raise ValueError(f"expected a key of 32 bytes, got {len(self.public_key)}")
+        algorithm_of(self.public_key)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """With which algorithm the party signs."""
+        return algorithm_of(self.public_key)
 
     @property
     def key_id(self) -> str:
@@ -59,7 +70,12 @@ class PartyKey:
 
 
 class KeyRing:
-    """The keys of all parties; a party that changed its key has several, but one role."""
+    """The keys of all parties; a party that changed its key has several, but one role.
+
+    They stand in the order in which the party got them. It never goes back to a weaker algorithm:
+    whoever broke that one would sign in its name again. The coordinator keeps to one, since any of
+    its keys may sign any checkpoint.
+    """
 
     def __init__(self, keys: Iterable[PartyKey] = ()) -> None:
         self._by_id: dict[str, PartyKey] = {}
@@ -78,7 +94,8 @@ class KeyRing:
         """Let `key` sign for its party.
 
         Raises:
-          ConfigError: The key is another party's already, or the party has another role.
+          ConfigError: The key is another party's already, or the party has another role or a key
+            of a stronger algorithm.
         """
         known = self._by_id.get(key.key_id, key)
         roles = {other.role for other in self if other.party == key.party} | {key.role}
@@ -90,7 +107,23 @@ class KeyRing:
             other.role is Role.COORDINATOR and other.party != key.party for other in self
         ):
             raise ConfigError(f"expected one coordinator, got a second one, {key.party!r}")
+        self._check_algorithm(key)
         self._by_id[key.key_id] = key
+
+    def _check_algorithm(self, key: PartyKey) -> None:
+        before = self._by_id.get(key.key_id) is not None
+        others = [] if before else [other for other in self if other.party == key.party]
+        for other in others:
+            same = other.algorithm is key.algorithm
+            if key.algorithm.is_weaker_than(other.algorithm) or (
+                key.role is Role.COORDINATOR and not same
+            ):
+                raise ConfigError(
+                    f"expected {key.party!r} to go on signing with {other.algorithm}, got a key of"
+                    f" {key.algorithm}",
+                    hint="a party's keys stand in the order in which it got them, and none is"
+                    " weaker than the one before",
+                )
 
     def find(self, wanted: str) -> PartyKey | None:
         """The key with that key id, if it is known."""
@@ -103,7 +136,12 @@ class KeyRing:
     def dump(self) -> str:
         """The text of a `keys.json`."""
         parties = [
-            {"party": key.party, "role": key.role.value, "public_key": key.public_key.hex()}
+            {
+                "party": key.party,
+                "role": key.role.value,
+                "algorithm": key.algorithm.value,
+                "public_key": key.public_key.hex(),
+            }
             for key in self
         ]
         return json.dumps({"parties": parties}, indent=2) + "\n"
@@ -125,25 +163,37 @@ class KeyRing:
 
 
 def _parse_parties(content: object, path: Path) -> list[PartyKey]:
-    problem = ConfigError(
-        f"expected in {path} a list 'parties' of party, role and public_key (64 hex digits)"
-    )
     parties = content.get("parties") if isinstance(content, dict) else None
     if not isinstance(parties, list):
-        raise problem
-    keys = []
-    for entry in parties:
-        if not isinstance(entry, dict) or set(entry) != {"party", "role", "public_key"}:
-            raise problem
-        party, role, public_key = entry["party"], entry["role"], entry["public_key"]
-        if not (
-            isinstance(party, str) and isinstance(public_key, str) and _KEY.fullmatch(public_key)
-        ):
-            raise problem
-        try:
-            keys.append(
-                PartyKey(party=party, role=Role(role), public_key=bytes.fromhex(public_key))
-            )
-        except ValueError:
-            raise problem from None
-    return keys
+        raise _no_keys(path)
+    return [_parse_party(entry, path) for entry in parties]
+
+
+def _no_keys(path: Path) -> ConfigError:
+    return ConfigError(
+        f"expected in {path} a list 'parties' of party, role, public_key (64 or 2624 hex digits)"
+        " and, where it is not ed25519, algorithm"
+    )
+
+
+def _parse_party(entry: object, path: Path) -> PartyKey:
+    if not isinstance(entry, dict) or set(entry) - {"algorithm"} != _FIELDS:
+        raise _no_keys(path)
+    party, role, public_key = entry["party"], entry["role"], entry["public_key"]
+    try:
+        algorithm = parse_algorithm(entry.get("algorithm", Algorithm.ED25519.value))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not (isinstance(party, str) and isinstance(public_key, str) and _KEY.fullmatch(public_key)):
+        raise _no_keys(path)
+    try:
+        key = PartyKey(party=party, role=Role(role), public_key=bytes.fromhex(public_key))
+    except ValueError:
+        raise _no_keys(path) from None
+    # Said, not only to be seen from the length: what a person compares is the word.
+    if key.algorithm is not algorithm:
+        raise ConfigError(
+            f"{path}: expected a key of {algorithm} for {party}, got one of {key.algorithm}",
+            hint=f'write "algorithm": "{key.algorithm}" if that is how {party} enrolled',
+        )
+    return key

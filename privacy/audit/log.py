@@ -26,6 +26,7 @@ Rules:
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -305,7 +306,7 @@ class Log:
         if self._signed_size == size:
             return
         checkpoint = Checkpoint(origin=self.origin, size=size, root=self._store.tree.root())
-        note = sign_checkpoint(checkpoint, self._key)
+        note = sign_checkpoint(checkpoint, self._key, datetime.now(UTC))
         replace_file(self.folder / CHECKPOINT, note.encode())
         # Before anyone is told: else a power cut could bring back an older checkpoint, and what
         # stands behind a checkpoint may be dropped.

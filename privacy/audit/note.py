@@ -11,7 +11,7 @@ A key is `name+key id in hex+base64(type and public key)`. The type says what is
 
 - 1: the text, with Ed25519. A log signs its checkpoints so.
 - 4: the text and a time, with Ed25519. A witness cosigns so (`privacy.audit.cosignature`).
-- 6: the checkpoint and a time, with ML-DSA-44.
+- 6: the checkpoint and a time, with ML-DSA-44. A log or a witness signs so.
 """
 
 import base64

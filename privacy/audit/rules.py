@@ -20,6 +20,7 @@ from privacy.audit.policy import WITNESS_TYPES
 from privacy.dp import calibrate, membership
 from privacy.errors import ConfigError, VerificationError
 from privacy.masking.canaries import num_planted, parse_recalls, set_digest
+from privacy.pki.identity import Algorithm, algorithm_of
 from privacy.plan import RunPlan
 
 MAX_PRIOR = 10_000
@@ -132,6 +133,18 @@ class Rules:
 
     def _site_enrolled(self, entry: Entry) -> None:
         site, signing_key = entry.predicate["site"], entry.predicate["signing_key"]
+        algorithm = algorithm_of(bytes.fromhex(signing_key))
+        said = entry.predicate.get("algorithm", Algorithm.ED25519.value)
+        _need(
+            said == algorithm.value,
+            f"expected {site} to be enrolled with a key of {said}, got one of {algorithm}",
+        )
+        before = self._enrolled.get(site)
+        earlier = algorithm if before is None else algorithm_of(bytes.fromhex(before))
+        _need(
+            not algorithm.is_weaker_than(earlier),
+            f"expected {site} to go on signing with {earlier}, got a key of {algorithm}",
+        )
         known = [key.public_key.hex() for key in self._keys if key.party == site]
         _need(
             not known or signing_key in known,

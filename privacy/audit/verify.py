@@ -19,7 +19,7 @@ compare with a checkpoint that another party kept.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -142,6 +142,7 @@ def check_log(
     accountant: Accountant = calibrate.epsilon,
     visit: Visitor = lambda index, entry: None,
     num_jobs: int = 1,
+    also: Iterable[str] = (),
 ) -> CheckedLog:
     """Check the log in `folder`, one entry in memory at a time.
 
@@ -152,6 +153,7 @@ def check_log(
       accountant: Recomputes epsilon of releases at a delta.
       visit: Gets each entry and its number once it checked out.
       num_jobs: Processes that check signatures.
+      also: Further checkpoints that the log must agree with, such as stamped ones.
 
     Raises:
       TamperError: Entries are not those that were signed for.
@@ -166,7 +168,7 @@ def check_log(
         # In the order opposite to that of writing, so a log may grow meanwhile.
         cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
         notes = read_history(folder / CHECKPOINTS)
-        history = [open_by_operator(note, keys) for note in notes]
+        history = [open_by_operator(note, keys) for note in (*notes, *also)]
         checkpoint = open_by_operator(_read_text(folder / CHECKPOINT), keys)
         roots = _compare_checkpoints(history, checkpoint)
         if cosigned is not None:

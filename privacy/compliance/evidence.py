@@ -3,7 +3,6 @@
 Every fact carries the numbers of the entries that it comes from.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -431,8 +430,8 @@ def _refusals(entries: Iterable[Entry]) -> list[Refusal]:
     for index, entry in enumerate(entries):
         if entry.event in REFUSALS:
             said = entry.predicate
-            # A peer's port differs at each try; the kind of refusal does not.
-            whom = said.get("site") or re.sub(r":[0-9]+$", "", said.get("peer", ""))
+            # A stranger's address stands behind a commitment, another one at each try.
+            whom = said.get("site", "")
             rule = said.get("rule", "budget")
             found.setdefault((entry.party, entry.event, rule, whom), []).append(index)
     return [

@@ -415,7 +415,7 @@ def _check(log: VerifiedLog, beside: Sequence[tuple[str, str]], page: Page) -> H
         tag(
             "p",
             say(
-                "Older checkpoints compared: {n}. Fingerprints are SHA-256 of the Ed25519 public"
+                "Older checkpoints compared: {n}. Fingerprints are SHA-256 of the public"
                 " keys. Size and root of the log:",
                 n=f"{log.num_checkpoints:,}",
             ),

@@ -29,7 +29,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from privacy.errors import ConfigError, VerificationError
 from privacy.pki.authority import make_csr, named_site, public_der, read_csr
-from privacy.pki.identity import SigningKey, check_name, fingerprint, key_id, verify
+from privacy.pki.identity import (
+    Algorithm,
+    SigningKey,
+    algorithm_of,
+    check_name,
+    fingerprint,
+    key_id,
+    parse_algorithm,
+    verify,
+)
 
 MAX_REQUEST_BYTES: Final = 20_000
 MAX_KIT_BYTES: Final = 1_000_000
@@ -50,9 +59,17 @@ def _checked_time(value: str) -> str:
     return value
 
 
+def _checked_algorithm(value: str) -> str:
+    try:
+        return parse_algorithm(value).value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 _Name = Annotated[str, AfterValidator(_checked_name)]
-_Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
-_Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}\z")]
+# Ed25519, or ML-DSA-44.
+_Key = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{64}|[0-9a-f]{2624})\z")]
+_Signature = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{128}|[0-9a-f]{4840})\z")]
 _Time = Annotated[str, AfterValidator(_checked_time)]
 
 
@@ -69,6 +86,7 @@ class _RequestBody(_Strict):
     federation: _Name
     site: _Name
     csr_pem: str
+    algorithm: Annotated[str, AfterValidator(_checked_algorithm)] | None = None
     signing_key: _Key
     num_units: int = Field(ge=1, le=MAX_UNITS)
 
@@ -108,7 +126,7 @@ class EnrolmentRequest:
       site: The name it asks for.
       csr_pem: Its certificate request.
       node_key: Public TLS key, DER of the SubjectPublicKeyInfo.
-      signing_key: Raw Ed25519 public key.
+      signing_key: Raw public key; `algorithm` tells its kind.
       num_units: Number of training units that it declares in public.
       fingerprint: What is compared by voice before the request is approved.
     """
@@ -121,10 +139,15 @@ class EnrolmentRequest:
     num_units: int
     fingerprint: str
 
+    @property
+    def algorithm(self) -> Algorithm:
+        """How the site signs."""
+        return algorithm_of(self.signing_key)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """A site of the roster: its name and its raw Ed25519 public key."""
+    """A site of the roster: its name and its raw public key."""
 
     name: str
     signing_key: bytes
@@ -140,7 +163,7 @@ class EnrolmentKit:
       address: `host:port` of the coordinator.
       ca_pem: The authority's certificate, the only root to trust.
       certificate_pem: The site's certificate.
-      coordinator_key: Raw Ed25519 public key of the coordinator.
+      coordinator_key: Raw public key of the coordinator.
       roster: The sites that were enrolled when the kit was issued, this one among them.
       issued_at: When.
     """
@@ -187,9 +210,11 @@ def make_request(
         "signing_key": signing_key.public_key.hex(),
         "num_units": num_units,
     }
-    signed = rfc8785.dumps(_validated(_RequestBody, body).model_dump())
+    if signing_key.algorithm is not Algorithm.ED25519:
+        body["algorithm"] = signing_key.algorithm.value
+    signed = _canonical(_validated(_RequestBody, body))
     signature = signing_key.sign(_REQUEST_CONTEXT + signed).hex()
-    return rfc8785.dumps(_validated(_Request, body | {"signature": signature}).model_dump())
+    return _canonical(_validated(_Request, body | {"signature": signature}))
 
 
 def read_request(content: bytes, *, federation: str | None = None) -> EnrolmentRequest:
@@ -205,7 +230,14 @@ def read_request(content: bytes, *, federation: str | None = None) -> EnrolmentR
             f"expected a request for federation {federation!r}, got one for {request.federation!r}"
         )
     signing_key = bytes.fromhex(request.signing_key)
-    signed = rfc8785.dumps(request.model_dump(exclude={"signature"}))
+    said = parse_algorithm(request.algorithm or Algorithm.ED25519.value)
+    if algorithm_of(signing_key) is not said:
+        raise ConfigError(
+            f"expected a signing key of {said}, as the request says, got one of"
+            f" {algorithm_of(signing_key)}",
+            hint="have the site make its request anew",
+        )
+    signed = rfc8785.dumps(request.model_dump(exclude={"signature"}, exclude_none=True))
     verify(signing_key, _REQUEST_CONTEXT + signed, bytes.fromhex(request.signature))
     csr_pem = request.csr_pem.encode()
     node_key = read_csr(csr_pem, site=request.site, signing_key_id=key_id(signing_key))
@@ -374,6 +406,11 @@ def days_left(certificate_pem: bytes, *, at: datetime) -> timedelta:
     return x509.load_pem_x509_certificate(certificate_pem).not_valid_after_utc - at
 
 
+def _canonical(body: _Strict) -> bytes:
+    content: bytes = rfc8785.dumps(body.model_dump(exclude_none=True))
+    return content
+
+
 def _squeezed(text: str) -> str:
     return "".join(text.split()).lower()
 
@@ -393,7 +430,7 @@ def _parsed(kind: type[_Body], content: bytes, limit: int) -> _Body:
     except ValidationError as error:
         raise _explained(error) from None
     # Otherwise two programs could read one file as two things: a key twice, a number in two ways.
-    if rfc8785.dumps(parsed.model_dump()) != content.rstrip(b"\n"):
+    if _canonical(parsed) != content.rstrip(b"\n"):
         raise ConfigError("expected canonical JSON (RFC 8785), with every field once and no other")
     return parsed
 

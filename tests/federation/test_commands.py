@@ -10,7 +10,8 @@ import client.cli
 import server.cli
 from client.home import SiteHome
 from privacy import transit
-from privacy.audit.entry import Event, parse_entry
+from privacy.audit.entry import Entry, Event, parse_entry
+from privacy.audit.opening import Openings, open_entry
 from privacy.audit.verify import verify_log
 from privacy.pki.identity import SigningKey
 from server.app import build_app
@@ -29,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
         arguments = ["init", "--home", str(tmp_path / name), "--name", name]
         arguments += ["--federation", "regio", "--coordinator", f"127.0.0.1:{port}"]
         arguments += ["--data", str(tmp_path / f"{name}.jsonl"), "--units", "100"]
+        arguments += ["--algorithm", "ml-dsa-44" if name == "a" else "ed25519"]
         assert client.cli.main([*arguments, "--epsilon", "8", "--delta", "1e-3"]) == 0
     return tmp_path
 
@@ -39,10 +41,15 @@ def init_arguments(folder: Path, port: int) -> list[str]:
     return [*made, "--address", address, "--listen", address]
 
 
+PERSONS = ("Dr. Ada Marks", "Bo Lindqvist", "Chen Wei")
+REASONS = ("the board agreed", "no legal basis yet", "left the consortium")
+
+
 def enrol(folder: Path, name: str) -> None:
     hub, kit = str(folder / "hub"), str(folder / f"{name}-kit.json")
     request = str(folder / name / "request.json")
-    assert server.cli.main(["approve", request, "--home", hub, "--out", kit, "--yes"]) == 0
+    who = ["--by", PERSONS[2]]
+    assert server.cli.main(["approve", request, "--home", hub, "--out", kit, "--yes", *who]) == 0
     assert client.cli.main(["enrol", kit, "--home", str(folder / name), "--yes"]) == 0
 
 
@@ -71,9 +78,12 @@ def test_a_federation_is_made_enrolled_and_asked(
         control(config, "Offer", plan=plan.canonical().decode(), wait_s=30.0)
         capsys.readouterr()
         home = ["--home", str(folder / "a")]
-        assert client.cli.main(["approve-plan", "--yes", "--json", *home]) == 0
+        who = ["--by", PERSONS[0], "--reason", REASONS[0]]
+        assert client.cli.main(["approve-plan", "--yes", "--json", *home, *who]) == 0
         assert json.loads(capsys.readouterr().out) == {"plan": plan.digest, "approved": True}
-        assert client.cli.main(["approve-plan", "--refuse", "--home", str(folder / "b")]) == 0
+        home = ["--home", str(folder / "b")]
+        who = ["--by", PERSONS[1], "--reason", REASONS[1]]
+        assert client.cli.main(["approve-plan", "--refuse", *home, *who]) == 0
         # What a person can repair is no refusal: nothing is decided and nothing is signed.
         settings = folder / "c" / "site.toml"
         sound = settings.read_text()
@@ -92,7 +102,12 @@ def test_a_federation_is_made_enrolled_and_asked(
         assert server.cli.main(["status", "--home", str(folder / "hub"), "--json"]) == 0
         (run,) = json.loads(capsys.readouterr().out)["runs"]
         assert (run["approved"], run["refused"]) == (["a"], ["b"])
-        assert server.cli.main(["revoke", "b", "--home", str(folder / "hub")]) == 0
+        home = ["--home", str(folder / "hub")]
+        who = ["--by", PERSONS[2], "--reason", "two\nlines"]
+        # What cannot be kept is refused before anything is done.
+        assert server.cli.main(["revoke", "b", *home, *who]) == 1
+        who[-1] = REASONS[2]
+        assert server.cli.main(["revoke", "b", *home, *who]) == 0
         assert client.cli.main(["approve-plan", "--home", str(folder / "b")]) == 1
         said = capsys.readouterr().err
         assert "does not let this site in" in said
@@ -107,6 +122,26 @@ def test_a_federation_is_made_enrolled_and_asked(
     assert events.count(Event.SITE_ENROLLED) == 3
     assert Event.SITE_REVOKED in events
     verify_log(config.log_folder)
+    check_persons(folder, entries)
+
+
+def check_persons(folder: Path, entries: list[Entry]) -> None:
+    """Who decided can be opened by the party that acted, and stands nowhere else."""
+    kept = {
+        folder / "a" / "openings.jsonl": {PERSONS[0], REASONS[0]},
+        folder / "b" / "openings.jsonl": {PERSONS[1], REASONS[1]},
+        folder / "hub" / "state" / "openings.jsonl": {PERSONS[2], REASONS[2]},
+    }
+    for path, values in kept.items():
+        openings = Openings(path).read()
+        opened = [open_entry(entry, openings) for entry in entries]
+        found = {value for fields in opened for value in fields.values()}
+        # The coordinator also keeps the address of whoever it refused.
+        assert {value for value in found if not value.startswith("ipv")} == values
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in kept:
+            content = path.read_bytes()
+            assert not any(text.encode() in content for text in PERSONS + REASONS), path
 
 
 def test_a_new_site_has_spent_and_sent_nothing(

@@ -18,6 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate
 import server.engine
 from client.agent import Link
 from privacy import transit, wire
+from privacy.audit.entry import parse_entry
 from privacy.errors import ConfigError, TransportError, VerificationError
 from privacy.pki.authority import Authority, generate_tls_key, make_csr
 from server.engine import EngineGrid
@@ -131,6 +132,9 @@ def test_an_expired_certificate_is_cut_off(door: Federation) -> None:
 def test_a_certificate_that_nobody_enrolled_is_refused_and_logged(door: Federation) -> None:
     assert code_of(stranger(door)) == (grpc.StatusCode.UNAUTHENTICATED, "not-enrolled")
     assert door.refusals()[-1] == ("ipv4:127.0.0.1", "not-enrolled")
+    # The address is the coordinator's to open, and in no byte of the log.
+    lines = (door.config.log_folder / "entries.jsonl").read_bytes().splitlines()
+    assert not any(b"127.0.0.1" in parse_entry(line).signed for line in lines)
 
 
 def test_a_stranger_who_connects_anew_is_logged_once(door: Federation) -> None:

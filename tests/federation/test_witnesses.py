@@ -118,7 +118,9 @@ class TwoFaced:
 
     def begin(self) -> None:
         """From now on b is shown the other history, and everybody else the first."""
-        self._coordinator.evidence.record(Event.DOOR_REFUSED, rule="malformed", peer="::1")
+        self._coordinator.evidence.record(
+            Event.DOOR_REFUSED, rule="malformed", personal={"peer": "::1"}
+        )
 
         def checkpoint(site: str, old_size: int) -> str:
             if site != "b":

@@ -28,6 +28,7 @@ from model.config import AdapterConfig, BaseRef, TensorSpec
 from model.tensors import Packed, packed_digest, packed_size
 from privacy import transit, wire
 from privacy.audit.entry import Entry, Event, parse_entry
+from privacy.audit.opening import Openings, open_entry
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.masking.canaries import measure, planted
@@ -41,7 +42,7 @@ from privacy.pki.authority import (
     save_tls_key,
 )
 from privacy.pki.enrolment import Member, make_kit, make_request, read_request
-from privacy.pki.identity import SigningKey
+from privacy.pki.identity import Algorithm, SigningKey
 from privacy.plan import (
     ExitConfig,
     OptimizerConfig,
@@ -213,8 +214,15 @@ class Trainer:
 class Site:
     """One site of the federation, its agent in a thread."""
 
-    def __init__(self, folder: Path, name: str, value: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        value: float,
+        algorithm: Algorithm = Algorithm.ED25519,
+    ) -> None:
         self.name = name
+        self.algorithm = algorithm
         self.home = SiteHome(folder)
         self.trainer = Trainer(name, value)
         self.news: list[Mapping[str, object]] = []
@@ -228,11 +236,13 @@ class Site:
         records = self.home.folder / "records.jsonl"
         records.write_text("")
         config = SiteConfig(
-            site=SiteSection(name=self.name, coordinator=coordinator),
+            site=SiteSection(
+                name=self.name, coordinator=coordinator, signature_algorithm=self.algorithm
+            ),
             data=DataSection(path=records, num_units=NUM_UNITS),
             budget=BudgetSection(epsilon=8.0, delta=1e-3),
         )
-        self.home.make_keys()
+        self.home.make_keys(self.algorithm)
         self.home.config_path.write_text(format_config(config))
         return make_request(
             federation="regio",
@@ -324,7 +334,7 @@ class Site:
 class Federation:
     """A coordinator and its sites."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, algorithm: Algorithm = Algorithm.ED25519) -> None:
         self.folder = folder
         self.home = folder / "coordinator"
         self.sites: dict[str, Site] = {}
@@ -346,7 +356,7 @@ class Federation:
         self.certificate = self.authority.issue_server_certificate(
             tls_key.public_key(), hosts=["127.0.0.1"], valid_for=timedelta(days=1), at=now
         )
-        self.key = SigningKey.generate()
+        self.key = SigningKey.generate(algorithm)
         evidence = Evidence(self.config, self.key)
         evidence.record(Event.FEDERATION_CREATED, federation="regio")
         evidence.log.close()
@@ -390,9 +400,11 @@ class Federation:
             self._thread.join(timeout=30)
             self.coordinator = None
 
-    def enrol(self, name: str, value: float = 1.0) -> Site:
+    def enrol(
+        self, name: str, value: float = 1.0, algorithm: Algorithm = Algorithm.ED25519
+    ) -> Site:
         """Make a site and enrol it."""
-        site = Site(self.folder / name, name, value)
+        site = Site(self.folder / name, name, value, algorithm)
         self.approve(site, site.init(self.address))
         self.sites[name] = site
         return site
@@ -495,9 +507,13 @@ class Federation:
         return [parse_entry(line) for line in lines]
 
     def refusals(self) -> list[tuple[str, str]]:
-        """Peers and rules of the calls that were refused at the door."""
+        """Peers and rules of the calls that were refused at the door; strangers' are opened."""
+        openings = Openings(self.config.openings_path).read()
         return [
-            (entry.predicate["peer"], entry.predicate["rule"])
+            (
+                entry.predicate.get("site") or open_entry(entry, openings)["peer"],
+                entry.predicate["rule"],
+            )
             for entry in self.log()
             if entry.event is Event.DOOR_REFUSED
         ]

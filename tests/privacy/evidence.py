@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from privacy.dp import calibrate, membership
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.masking.canaries import num_planted
 from privacy.masking.config import ENTITY_TYPES, MaskingConfig
-from privacy.pki.identity import SigningKey
+from privacy.pki.identity import Algorithm, SigningKey
 from privacy.plan import (
     ExitConfig,
     OptimizerConfig,
@@ -104,6 +104,7 @@ class Federation:
         accountant: Accountant = quick_accountant,
         sites: Iterable[str] = SITES,
         run_id: str = "7",
+        algorithms: Mapping[str, Algorithm] | None = None,
     ) -> None:
         self.folder = folder
         self.sites = tuple(sites)
@@ -111,7 +112,10 @@ class Federation:
         self.run_id = run_id
         self.accountant = accountant
         self.at = START
-        self.keys = {party: SigningKey.generate() for party in (COORDINATOR, *self.sites)}
+        self.keys = {
+            party: SigningKey.generate((algorithms or {}).get(party, Algorithm.ED25519))
+            for party in (COORDINATOR, *self.sites)
+        }
         self.ring = KeyRing(
             PartyKey(
                 party=party,
@@ -165,9 +169,13 @@ class Federation:
 
     def enrol(self, site: str, number: int = 0) -> int:
         """The coordinator enrols a site."""
+        key = self.keys[site]
+        strong = key.algorithm is not Algorithm.ED25519
+        more: dict[str, Any] = {"algorithm": key.algorithm.value} if strong else {}
         return self.say(
             COORDINATOR,
             Event.SITE_ENROLLED,
+            **more,
             site=site,
             signing_key=self.keys[site].public_key.hex(),
             certificate_serial=f"{number + 4096:x}",

@@ -86,7 +86,7 @@ class Room:
 
     def grow(self) -> None:
         """One more entry."""
-        self.evidence.record(Event.DOOR_REFUSED, rule="malformed", peer="::1")
+        self.evidence.record(Event.DOOR_REFUSED, rule="malformed", personal={"peer": "::1"})
 
     def kept(self) -> Cosigned:
         """The cosigned checkpoint on disk, as the policy there believes it."""

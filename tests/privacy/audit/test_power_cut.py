@@ -37,7 +37,7 @@ def entry(sequence: int) -> bytes:
     event, predicate = Event.FEDERATION_CREATED, {"federation": "lakeside"}
     if sequence:
         event = Event.DOOR_REFUSED
-        predicate = {"rule": "wrong-node-key", "peer": "ipv4:10.0.0.9:77"}
+        predicate = {"rule": "wrong-node-key", "site": "bank_a"}
     return make_entry(KEY, "coordinator", event, sequence=sequence, at=AT, predicate=predicate)
 
 

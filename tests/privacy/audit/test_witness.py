@@ -305,5 +305,5 @@ def test_a_saved_key_signs_as_before(tmp_path: Path, key: CosigningKey) -> None:
     loaded = CosigningKey.load(tmp_path / "witness.pem", NAME)
     assert (loaded.public, loaded.algorithm) == (key.public, key.algorithm)
     (tmp_path / "other.pem").write_text("none")
-    with pytest.raises(ConfigError, match="expected a witness's private key"):
+    with pytest.raises(ConfigError, match="expected an Ed25519 or ML-DSA-44 private key"):
         CosigningKey.load(tmp_path / "other.pem", NAME)

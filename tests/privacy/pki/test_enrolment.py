@@ -15,7 +15,7 @@ from privacy.errors import ConfigError, FederationError, VerificationError
 from privacy.pki import enrolment
 from privacy.pki.authority import generate_tls_key, make_csr, public_der
 from privacy.pki.enrolment import Member, make_kit, make_request, read_kit, read_request
-from privacy.pki.identity import SigningKey
+from privacy.pki.identity import Algorithm, SigningKey
 from tests.privacy.conftest import NOW, Consortium
 
 COORDINATOR = SigningKey.generate()
@@ -280,3 +280,41 @@ def test_a_time_in_another_form_is_refused(consortium: Consortium, time: str) ->
     site = new_site()
     with pytest.raises(ConfigError, match="issued_at"):
         read_as(site, resigned(approve(consortium, site.request()), issued_at=time))
+
+
+@pytest.mark.parametrize("of_site", Algorithm)
+@pytest.mark.parametrize("of_coordinator", Algorithm)
+def test_a_site_and_a_coordinator_that_sign_differently_take_each_other_in(
+    consortium: Consortium, of_site: Algorithm, of_coordinator: Algorithm
+) -> None:
+    site = Site(tls_key=generate_tls_key(), signing_key=SigningKey.generate(of_site))
+    coordinator = SigningKey.generate(of_coordinator)
+    assert read_request(site.request()).algorithm is of_site
+    kit = read_kit(
+        approve(consortium, site.request(), coordinator=coordinator),
+        site="clinic",
+        tls_key=site.tls_key,
+        signing_key=site.signing_key,
+        at=NOW,
+    )
+    assert kit.coordinator_key == coordinator.public_key
+
+
+def test_a_request_of_before_there_was_a_choice_is_one_of_ed25519() -> None:
+    assert "algorithm" not in json.loads(new_site().request())
+    strong = Site(tls_key=generate_tls_key(), signing_key=SigningKey.generate(Algorithm.ML_DSA_44))
+    assert json.loads(strong.request())["algorithm"] == "ml-dsa-44"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "problem"),
+    [
+        ("rsa", "algorithm: expected a signature algorithm of ed25519, ml-dsa-44, got 'rsa'"),
+        ("ml-dsa-44", "expected a signing key of ml-dsa-44, as the request says, got one of"),
+    ],
+)
+def test_a_request_that_names_another_algorithm_than_its_key_s_is_refused(
+    algorithm: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        read_request(changed(new_site().request(), algorithm=algorithm))
