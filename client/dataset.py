@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ class MaskingStats:
 
     num_records: int
     num_masked: dict[str, int]
-    measured: Measured = Measured()
+    measured: Measured = field(default_factory=Measured)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,9 +271,7 @@ def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
 class _RecordMasker:
     """Masks records and counts what it replaced; a label, which repeats, is masked once."""
 
-    def __init__(
-        self, masker: Masker, entity_types: tuple[str, ...], used: Sequence[str]
-    ) -> None:
+    def __init__(self, masker: Masker, entity_types: tuple[str, ...], used: Sequence[str]) -> None:
         self._masker = masker
         self._used = frozenset(used)
         self._labels: dict[str, tuple[str, Counter[str]]] = {}

@@ -453,13 +453,16 @@ def _entries(log: VerifiedLog, page: Page) -> Html:
     )
 
 
+_LEFT_OUT = frozenset(
+    "plan prior entity_types run_id delta commitment recall over_masking".split()  # noqa: SIM905
+)
+
+
 def describe(entry: Entry) -> str:
     """An entry's fields in one line, the long ones left out."""
     said = entry.predicate
     shown = [
-        f"{name.replace('_', ' ')} {_short(said[name])}"
-        for name in said
-        if name not in ("plan", "prior", "entity_types", "run_id", "delta", "commitment", "recall")
+        f"{name.replace('_', ' ')} {_short(said[name])}" for name in said if name not in _LEFT_OUT
     ]
     shown += [
         f"{name} {digest.removeprefix('sha256:')[:12]}" for name, digest in entry.subjects.items()

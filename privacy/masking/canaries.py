@@ -149,7 +149,9 @@ def measure(mask: Mask, notes: Iterable[LabelledNote], types: Sequence[str]) -> 
             count = over.setdefault(note.source, [0, 0])
             count[0] += 1
             count[1] += any(
-                sign.isalnum() for span in masked.spans for sign in note.text[span.start : span.end]
+                sign.isalnum()
+                for span in masked.spans
+                for sign in note.text[span.start : span.end]
             )
         for start, end, entity_type in looked_for:
             count = found.setdefault((entity_type, note.source), [0, 0, 0])
