@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from model.tokenizer import Example
 
 HELD_OUT_SHARE = 0.2
+# The table of site.toml that says where the records are; there is one.
+SOURCE = "data"
 MIN_HOLDOUT_KEY_BYTES = 16
 
 
@@ -253,8 +255,11 @@ def source_rows(config: SiteConfig, name: str) -> Iterator[dict[str, object]]:
     Raises:
       ConfigError: There is no such source, or a record in it cannot be used.
     """
-    if name != "data":
-        raise ConfigError(f"expected source data, got {name[:60]!r}", hint="see site.toml")
+    if name != SOURCE:
+        raise ConfigError(
+            f"expected source {SOURCE}, the only one that site.toml has, got {name[:60]!r}",
+            hint="a file that is not in site.toml is masked with --input",
+        )
     for record in _records(config):
         yield {"id": record.record_id, "unit_id": record.unit_id, **record.fields}
 

@@ -162,7 +162,7 @@ def test_lists_in_each_other_without_end_are_refused() -> None:
     nested: object = CANARY
     for _ in range(5000):
         nested = [nested]
-    with pytest.raises(ConfigError, match="x.ndjson, line 1: .*'type', got too many") as caught:
+    with pytest.raises(ConfigError, match=r"x\.ndjson, line 1: .*'type', got too many") as caught:
         _look_up({"type": nested}, (("type", None),), "type", "x.ndjson, line 1")
     assert CANARY not in str(caught.value)
 
