@@ -71,7 +71,8 @@ from privacy.errors import (
     TransportError,
     VerificationError,
 )
-from privacy.masking.canaries import measure, parse_recalls, planted
+from privacy.masking.canaries import num_clean, num_planted
+from privacy.masking.figures import parse_over_masking, parse_recalls
 from privacy.plan import RunPlan
 from privacy.version import VERSION
 
@@ -769,11 +770,13 @@ class Agent:
         if start == self._noted_start or "masking" not in local:
             return
         recall = _checked_recall(plan, local["canaries"])
+        over_masking = _checked_over_masking(plan, local["over_masking"])
         self._journal.record(
             Event.DATA_MASKED,
             {"plan": plan.digest, "canaries": plan.canaries},
             entity_types=list(plan.masking.entity_types),
             recall=recall,
+            over_masking=over_masking,
             commitment=self._journal.commit_to(local["masking"]),
         )
         self._journal.record(Event.SELF_TEST_PASSED, {"plan": plan.digest})
@@ -858,17 +861,29 @@ def _checked_recall(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[lis
       ValueError: It was asked for other examples, or says that too few were found.
     """
     recalls = parse_recalls(rows)
-    expected = measure(
-        lambda text: [],
-        [note for language in plan.masking.languages for note in planted(language)],
-        plan.masking.entity_types,
-    )
-    said = [(recall.entity_type, recall.source, recall.num_planted) for recall in recalls]
-    if said != [(recall.entity_type, recall.source, recall.num_planted) for recall in expected]:
+    masking = plan.masking
+    expected = num_planted(masking.languages, masking.entity_types)
+    said = [((recall.entity_type, recall.source), recall.num_planted) for recall in recalls]
+    if said != sorted(expected.items()):
         raise ValueError("expected recall of the plan's planted examples")
-    if any(recall.share < plan.masking.recall_floor for recall in recalls):
+    if any(recall.share < masking.recall_floor for recall in recalls):
         raise ValueError("expected recall above the plan's floor")
     return [recall.as_list() for recall in recalls]
+
+
+def _checked_over_masking(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[list[object]]:
+    """The child's figures of clean sentences, which go into the log like those of recall.
+
+    Raises:
+      ValueError: It was asked for other sentences, or says that it masked too many.
+    """
+    figures = parse_over_masking(rows)
+    said = [(figure.source, figure.num_clean) for figure in figures]
+    if said != sorted(num_clean(plan.masking.languages).items()):
+        raise ValueError("expected over-masking of the plan's clean sentences")
+    if any(figure.share > plan.masking.max_over_masking for figure in figures):
+        raise ValueError("expected over-masking below the plan's ceiling")
+    return [figure.as_list() for figure in figures]
 
 
 def make_worker(home: SiteHome, program: str = "client.child") -> Worker:

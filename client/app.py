@@ -34,7 +34,6 @@ from model.tensors import packed_digest
 from privacy import wire
 from privacy.dp.audit import self_test
 from privacy.errors import ConfigError
-from privacy.masking.canaries import OWN, summary
 from privacy.masking.surrogates import SurrogateKey
 from privacy.plan import RunPlan
 
@@ -51,7 +50,7 @@ def train(message: Message, context: Context) -> Message:
     share = node.plan.share(node.config.site.name)
     result = train_round(node.model, node.data.train, node.plan, share, server_round=server_round)
     report("trained", loss=result.loss_local, steps=result.num_steps, seconds=result.seconds)
-    _keep(context, masking=node.masking(), canaries=node.canaries())
+    _keep(context, masking=node.masking(), **node.canaries())
     metrics = {"num_steps": result.num_steps} if "num_steps" in instruction.metrics else {}
     reply = wire.Reply(
         kind="train",
@@ -74,7 +73,7 @@ def evaluate(message: Message, context: Context) -> Message:
     results = evaluate_all(
         node.model, node.tokenizer, node.data, node.plan, node.config, federated
     )
-    _keep(context, masking=node.masking(), canaries=node.canaries(), results=results)
+    _keep(context, masking=node.masking(), **node.canaries(), results=results)
     reply = wire.Reply(
         kind="evaluate",
         plan=node.plan.digest,
@@ -100,15 +99,21 @@ class Node:
     def masking(self) -> dict[str, object]:
         """What masking did, for the site's own files."""
         stats = self.data.masking
+        own = stats.measured.of(own=True)
         return {
             "num_records": stats.num_records,
             "num_masked": dict(stats.num_masked),
-            "own_recall": summary(stats.recalls)[OWN],
+            "own_recall": [recall.as_list() for recall in own.recalls],
+            "own_over_masking": [figure.as_list() for figure in own.over_masking],
         }
 
-    def canaries(self) -> list[list[object]]:
-        """Recall on planted examples, for the log."""
-        return summary(self.data.masking.recalls)["planted"]
+    def canaries(self) -> dict[str, object]:
+        """Recall and over-masking of planted sentences, for the log."""
+        planted = self.data.masking.measured.of(own=False)
+        return {
+            "canaries": [recall.as_list() for recall in planted.recalls],
+            "over_masking": [figure.as_list() for figure in planted.over_masking],
+        }
 
     @classmethod
     def load(

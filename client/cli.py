@@ -26,7 +26,7 @@ from privacy.audit.entry import Event, format_time
 from privacy.audit.opening import check_value
 from privacy.dp.config import Unit
 from privacy.dp.ledger import TEST_RUN
-from privacy.errors import ConfigError, PlanRefusedError, RecallError
+from privacy.errors import ConfigError, OverMaskingError, PlanRefusedError, RecallError
 from privacy.pki.authority import load_tls_key
 from privacy.pki.enrolment import make_request, read_kit, read_request
 from privacy.pki.identity import Algorithm, SigningKey
@@ -456,24 +456,25 @@ def _check_masking(plan: RunPlan, config: SiteConfig, home: SiteHome) -> None:
     """Mask the planted examples now: what fails here would fail in each round, and spend it.
 
     Raises:
-      PlanRuleError: Too few are found.
+      PlanRuleError: Too few are found, or too much else is masked.
       ConfigError: The site's own notes cannot be read, or a key is missing.
       MaskingError: The recognisers cannot be built or failed.
     """
     # Imported where it is needed: recognisers take seconds to load.
-    from client.dataset import pass_canaries
+    from client.gate import pass_canaries
     from client.policy import PlanRuleError
-    from privacy.masking.detect import Detector
+    from privacy.masking.masker import Masker
 
-    # Only recall is a reason to refuse: what a person here can repair must not end up signed in
-    # the evidence as a decision.
-    if plan.masking.mode == "surrogate":
-        home.surrogate_key()
-    detector = Detector(plan.masking, ner=config.masking.ner)
+    # Only the figures are a reason to refuse: what a person here can repair must not end up
+    # signed in the evidence as a decision.
+    key = home.surrogate_key() if plan.masking.mode == "surrogate" else None
+    masker = Masker(plan.masking, key, ner=config.masking.ner)
     try:
-        pass_canaries(detector, config, plan)
+        pass_canaries(masker, config, plan)
     except RecallError as error:
         raise PlanRuleError("recall-floor", str(error), hint=error.hint) from None
+    except OverMaskingError as error:
+        raise PlanRuleError("max-over-masking", str(error), hint=error.hint) from None
 
 
 def _offered(

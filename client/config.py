@@ -173,6 +173,11 @@ class PolicySection(Section):
         description="Least share of planted examples of each type to find before training; the "
         "plan's counts where it is higher",
     )
+    max_over_masking: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1,
+        description="Largest share of sentences without personal data in which something may be "
+        "masked; the plan's counts where it is lower",
+    )
 
 
 class MaskingSection(Section):

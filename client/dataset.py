@@ -10,10 +10,9 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from client.cohort import Cohort, Survey
 from client.config import SiteConfig
@@ -26,16 +25,23 @@ from client.connectors.compose import (
     texts,
 )
 from client.connectors.record import Record
-from model.tokenizer import Example, encode
+from client.gate import pass_canaries
 from privacy.dp.config import Unit
 from privacy.errors import ConfigError
-from privacy.masking.canaries import Recall, check_recall, measure, planted, read_notes
-from privacy.masking.detect import Detector
-from privacy.masking.replace import Replacer
+from privacy.masking.canaries import Measured
+from privacy.masking.masker import Masker
 from privacy.masking.surrogates import SurrogateKey
 from privacy.plan import RunPlan
 
+if TYPE_CHECKING:
+    # Torch and transformers take seconds to load, and who looks at records needs neither.
+    from transformers import PreTrainedTokenizerBase
+
+    from model.tokenizer import Example
+
 HELD_OUT_SHARE = 0.2
+# The table of site.toml that says where the records are; there is one.
+SOURCE = "data"
 MIN_HOLDOUT_KEY_BYTES = 16
 
 
@@ -49,7 +55,7 @@ class TokenizedUnit:
     """
 
     unit_id: str
-    examples: tuple[Example, ...]
+    examples: "tuple[Example, ...]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +83,13 @@ class MaskingStats:
       num_records: Records read.
       num_masked: Number of spans replaced in the fields that are used, by entity type; every type
         of the plan is a key.
-      recalls: Recall on planted examples, which may leave, and on the site's own notes, which may
-        not.
+      measured: Recall and over-masking of planted sentences, which may leave, and of the site's
+        own notes, which may not.
     """
 
     num_records: int
     num_masked: dict[str, int]
-    recalls: tuple[Recall, ...] = ()
+    measured: Measured = field(default_factory=Measured)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +117,7 @@ class SiteDataset:
 def load(
     config: SiteConfig,
     plan: RunPlan,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     *,
     holdout_key: bytes,
     surrogate_key: SurrogateKey | None = None,
@@ -128,7 +134,8 @@ def load(
 
     Raises:
       ConfigError: The file or a record in it cannot be used, or the plan protects another unit.
-      MaskingError: Personal data cannot be masked, or too few planted examples are found.
+      MaskingError: Personal data cannot be masked, too few planted examples are found, or too
+        many clean sentences masked.
       ValueError: The key is too short to be secret.
     """
     if len(holdout_key) < MIN_HOLDOUT_KEY_BYTES:
@@ -143,10 +150,9 @@ def load(
         )
     # What is neither learnt nor scored is not read any further.
     used = ("prompt", "label", plan.text.answer)
-    detector = Detector(plan.masking, ner=config.masking.ner)
-    replacer = Replacer(plan.masking, surrogate_key)
-    recalls = pass_canaries(detector, config, plan)
-    masker = _Masker(detector, replacer, plan.masking.entity_types, used)
+    one_way = Masker(plan.masking, surrogate_key, ner=config.masking.ner)
+    measured = pass_canaries(one_way, config, plan)
+    masker = _RecordMasker(one_way, plan.masking.entity_types, used)
     train: dict[str, list[Example]] = {}
     held_out: list[LabelledUnit] = []
     labels: set[str] = set()
@@ -178,25 +184,9 @@ def load(
         held_out=tuple(held_out),
         labels=tuple(sorted(labels)),
         masking=MaskingStats(
-            num_records=num_records, num_masked=masker.num_masked, recalls=recalls
+            num_records=num_records, num_masked=masker.num_masked, measured=measured
         ),
     )
-
-
-def pass_canaries(detector: Detector, config: SiteConfig, plan: RunPlan) -> tuple[Recall, ...]:
-    """Recall on the planted examples of the plan's languages and on the site's own notes.
-
-    Raises:
-      ConfigError: The site's own notes cannot be read.
-      RecallError: A type is found less often than the plan or this site demands; no record was
-        read.
-    """
-    notes = [note for language in plan.masking.languages for note in planted(language)]
-    if config.masking.labelled_notes is not None:
-        notes += read_notes(config.masking.labelled_notes)
-    recalls = measure(detector.find, notes, plan.masking.entity_types)
-    check_recall(recalls, max(plan.masking.recall_floor, config.policy.recall_floor))
-    return tuple(recalls)
 
 
 def probe(config: SiteConfig, *, limit: int) -> int:
@@ -265,8 +255,11 @@ def source_rows(config: SiteConfig, name: str) -> Iterator[dict[str, object]]:
     Raises:
       ConfigError: There is no such source, or a record in it cannot be used.
     """
-    if name != "data":
-        raise ConfigError(f"expected source data, got {name[:60]!r}", hint="see site.toml")
+    if name != SOURCE:
+        raise ConfigError(
+            f"expected source {SOURCE}, the only one that site.toml has, got {name[:60]!r}",
+            hint="a file that is not in site.toml is masked with --input",
+        )
     for record in _records(config):
         yield {"id": record.record_id, "unit_id": record.unit_id, **record.fields}
 
@@ -280,18 +273,11 @@ def is_held_out(unit_id: str, holdout_key: bytes) -> bool:
     return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
 
 
-class _Masker:
+class _RecordMasker:
     """Masks records and counts what it replaced; a label, which repeats, is masked once."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        replacer: Replacer,
-        entity_types: tuple[str, ...],
-        used: Sequence[str],
-    ) -> None:
-        self._detector = detector
-        self._replacer = replacer
+    def __init__(self, masker: Masker, entity_types: tuple[str, ...], used: Sequence[str]) -> None:
+        self._masker = masker
         self._used = frozenset(used)
         self._labels: dict[str, tuple[str, Counter[str]]] = {}
         self.num_masked = dict.fromkeys(entity_types, 0)
@@ -305,11 +291,10 @@ class _Masker:
             if name == "label" and text in self._labels:
                 masked[name], counts = self._labels[text]
             else:
-                spans = self._detector.find(text)
                 # A label is the same for every subject, or it would be as many labels.
-                whose = None if name == "label" else subject
-                masked[name] = self._replacer.replace(text, spans, subject=whose)
-                counts = Counter(span.entity_type for span in spans)
+                done = self._masker.mask(text, subject=None if name == "label" else subject)
+                masked[name] = done.text
+                counts = Counter(span.entity_type for span in done.spans)
                 if name == "label":
                     self._labels[text] = masked[name], counts
             for entity_type, count in counts.items():
@@ -318,8 +303,10 @@ class _Masker:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, plan: RunPlan
-) -> Example:
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str, plan: RunPlan
+) -> "Example":
+    from model.tokenizer import encode
+
     try:
         return encode(tokenizer, prompt, answer, plan.text)
     except ValueError as error:

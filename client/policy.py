@@ -152,7 +152,8 @@ def describe(plan: RunPlan) -> str:
         f" {rounds.deadline_s:g} s each at most",
         f"masked       {masked}",
         f"masked as    {_MODES[plan.masking.mode]}, by rules for {_languages(plan)}; at least"
-        f" {plan.masking.recall_floor:g} of planted examples must be found",
+        f" {plan.masking.recall_floor:g} of planted examples must be found, something masked in at"
+        f" most {plan.masking.max_over_masking:g} of clean sentences",
         f"learnt       the {plan.text.answer} after the prompt,"
         f" {plan.text.max_tokens} tokens at most",
         f"privacy      each {mechanism.unit}: epsilon <= {mechanism.target_epsilon:g} over the run"

@@ -8,7 +8,8 @@ FederationError
 │   └── ReplyRefusedError         a reply does not fit the plan and may not leave the site
 ├── BudgetExceededError    the next release would spend more than the site allows
 ├── MaskingError           personal data may still be present
-│   └── RecallError        too few of the planted examples are found
+│   ├── RecallError        too few of the planted examples are found
+│   └── OverMaskingError   something is masked in too many sentences without personal data
 ├── TrainingError          private training cannot start or did not end
 ├── TransportError         the other side cannot be reached
 ├── WireError              a message is malformed, replayed or from the wrong party
@@ -90,6 +91,10 @@ class MaskingError(FederationError):
 
 class RecallError(MaskingError):
     """Too few of the planted examples are found."""
+
+
+class OverMaskingError(MaskingError):
+    """Something is masked in too many sentences without personal data: little would be learnt."""
 
 
 class TrainingError(FederationError):

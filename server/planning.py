@@ -82,6 +82,7 @@ class _Masking(_Section):
     entity_types: list[str] = list(ENTITY_TYPES)
     mode: str = "placeholder"
     recall_floor: float = 0.9
+    max_over_masking: float = 0.1
 
 
 class _Privacy(_Section):
@@ -229,6 +230,7 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
                 entity_types=tuple(sorted(written.masking.entity_types)),
                 mode=written.masking.mode,
                 recall_floor=written.masking.recall_floor,
+                max_over_masking=written.masking.max_over_masking,
             ),
             mechanism=MechanismConfig(
                 **privacy.model_dump(exclude={"noise_multiplier"}),

@@ -167,7 +167,12 @@ def _patient_of(resource: Resource, place: str) -> str | None:
 
 
 def _look_up(resource: Resource, path: Path_, name: str, place: str) -> str | None:
-    found = list(_walk(resource, path, name, place))
+    try:
+        found = list(_walk(resource, path, name, place))
+    except RecursionError:
+        raise ConfigError(
+            f"{place}: expected lists in each other a few deep for field {name!r}, got too many"
+        ) from None
     return "; ".join(found) or None
 
 

@@ -85,7 +85,7 @@ def _read(path: Path) -> Iterator[dict[str, str | None]]:
         with opened(path) as raw:
             while True:
                 chunk = raw.read(_CHUNK)
-                reader.parser.Parse(chunk, not chunk)
+                reader.read(chunk, path)
                 yield from reader.taken()
                 if not chunk:
                     break
@@ -135,6 +135,20 @@ class _Reader:
         self.parser.StartDoctypeDeclHandler = _refuse
         self.parser.EntityDeclHandler = _refuse
         self.parser.ExternalEntityRefHandler = _refuse
+
+    def read(self, chunk: bytes, path: Path) -> None:
+        """Take in what comes next; nothing is the end.
+
+        Raises:
+          ConfigError: The message is written in an encoding that the parser does not know.
+        """
+        try:
+            self.parser.Parse(chunk, not chunk)
+        except (ValueError, LookupError):
+            raise ConfigError(
+                f"{path}: expected XML in UTF-8, got an encoding that cannot be read here",
+                hint="write the file in UTF-8, as ISO 20022 has it",
+            ) from None
 
     def taken(self) -> list[dict[str, str | None]]:
         """The transactions that ended since the last call."""

@@ -3,17 +3,24 @@
 A record is `{id, source, prompt, completion, label}`, and `unit_id` where a patient or customer
 has several; `site.toml` may name other fields. Every value that is used must be a string. An id is
 one of its source: two sources that were put together may number their records alike. An error
-names the file and the line and never quotes it.
+names the file and the line and never quotes it, nor the name of a field that site.toml does not
+name: a key may be text of the record.
 """
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from client.connectors.files import opened
-from client.connectors.record import SURROGATE, Record
+from client.connectors.record import SURROGATE, Fields, Record, shown_columns
 from client.sources import DataSection, template_parts
 from privacy.errors import ConfigError
+
+_FIRST_ROWS: Final = 200
+# A name that so many records share is a name of the file's form.
+_ENOUGH_ROWS: Final = 11
 
 
 class JsonlConnector:
@@ -32,10 +39,18 @@ class JsonlConnector:
         )
 
     def check(self) -> str:
-        """The fields of the first record."""
-        for record in self.records():
-            return f"JSON Lines, fields {', '.join(record.fields)}"
-        return "JSON Lines, no record"
+        """The fields that all of the first records have; another may be called after a person."""
+        first = list(islice(self.records(), _FIRST_ROWS))
+        if not first:
+            return "JSON Lines, no record"
+        everywhere = [
+            name
+            for name in first[0].fields
+            if name in self._needed or _in_all(name, [record.fields for record in first])
+        ]
+        num_others = len({name for record in first for name in record.fields} - {*everywhere})
+        others = f" and {num_others} more in some" if num_others else ""
+        return f"JSON Lines, fields {shown_columns(everywhere)}{others}"
 
     def records(self) -> Iterator[Record]:
         """The records in order; blank lines are skipped."""
@@ -65,6 +80,10 @@ class JsonlConnector:
             fields=fields,
             place=place,
         )
+
+
+def _in_all(name: str, rows: list[Fields]) -> bool:
+    return len(rows) >= _ENOUGH_ROWS and all(name in row for row in rows)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:

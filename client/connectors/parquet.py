@@ -5,7 +5,7 @@ Only the columns that are used are decoded. Memory is bounded by one row group o
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client.connectors.extras import needs
 from client.connectors.record import Record, as_text, check_columns, make_record
@@ -44,7 +44,11 @@ class ParquetConnector:
             number = 0
             for batch in table.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
                 names = batch.schema.names
-                for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                columns_of_batch = [
+                    _values(column, f"{self._data.path}, row", number + 1, name)
+                    for name, column in zip(names, batch.columns, strict=True)
+                ]
+                for row in zip(*columns_of_batch, strict=True):
                     number += 1
                     place = f"{self._data.path}, row {number}"
                     fields = {
@@ -75,3 +79,27 @@ class ParquetConnector:
                 f"cannot read {path} as Parquet: {type(error).__name__}",
                 hint="check that the file is readable and complete",
             ) from None
+
+
+def _values(column: "pyarrow.Array", place: str, first: int, name: str) -> list[Any]:
+    """The values of a column of a batch whose first row has number `first`.
+
+    Raises:
+      ConfigError: One is no text in UTF-8, or a time that no calendar has.
+    """
+    number = first
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        # Such an error holds the bytes that it failed on: which row it was is looked for apart.
+        pass
+    try:
+        for number, value in enumerate(column, start=first):  # noqa: B007 - told when it fails
+            value.as_py()
+    except (ValueError, OverflowError) as error:
+        expected = "UTF-8" if isinstance(error, UnicodeError) else "a date from year 1 to 9999"
+        raise ConfigError(
+            f"{place} {number}: expected {expected} in column {name!r}, got something else",
+            hint="correct the value, or leave the column out of the templates",
+        ) from None
+    raise ConfigError(f"{place} {first} or behind it: cannot read column {name!r}")

@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
@@ -19,6 +19,8 @@ from privacy.errors import ConfigError
 
 Fields = Mapping[str, str | None]
 SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN_COLUMNS = 40
+_COLUMN = re.compile(r"[^\W\d][\w.-]{0,63}")
 """Half of a character, which no text may hold: it cannot be written as UTF-8."""
 
 
@@ -106,9 +108,20 @@ def named_columns(data: SourceSection) -> tuple[str, ...]:
 def missing_column(name: str, columns: tuple[str, ...], place: str, key: str) -> ConfigError:
     """The error of a setting that names a column which is not there."""
     return ConfigError(
-        f"{place}: {key} names the column {name!r}, the source has {', '.join(columns)}",
+        f"{place}: {key} names the column {name!r}, the source has {shown_columns(columns)}",
         hint=f"correct {key} in site.toml",
     )
+
+
+def shown_columns(columns: Sequence[str]) -> str:
+    """Names of a schema for an error: words of a program only, and not too many.
+
+    A column may be called after a person or a sentence where a table was turned on its side, so
+    what does not look like a name of a program is counted and not shown.
+    """
+    shown = [name for name in columns if _COLUMN.fullmatch(name)][:_SHOWN_COLUMNS]
+    others = len(columns) - len(shown)
+    return ", ".join([*shown, *([f"{others} others"] if others else [])])
 
 
 def as_text(value: object, *, place: str, column: str) -> str | None:
@@ -143,6 +156,10 @@ def _name(fields: Fields, column: str, key: str, place: str) -> str:
     name = fields[column]
     if name is None or not name.strip():
         raise ConfigError(f"{place}: expected a value in column {column!r}, the {key}, got none")
+    if SURROGATE.search(name):
+        raise ConfigError(
+            f"{place}: expected column {column!r}, the {key}, to be Unicode, got a lone surrogate"
+        )
     return name
 
 

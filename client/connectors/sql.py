@@ -50,6 +50,7 @@ _CODES = {
     "57P03": "the server is starting or stopping",
 }
 _SQLITE_WORDS = re.compile(r"no such (?:column|table|function): [\w.]+|near \"\w+\": syntax error")
+_QUOTED = re.compile(r"\"([^\"]*)\"")
 
 
 class SqlConnector:
@@ -100,12 +101,18 @@ class SqlConnector:
             with connection.exec_driver_sql(self._query, execution_options=options) as result:
                 yield result
         except DBAPIError as error:
-            raise _lost(error.orig) from None
+            raise _lost(error.orig, self._query) from None
         except SQLAlchemyError as error:
             raise _LostError(f"the query failed with {type(error).__name__}") from None
         except _driver_errors() as error:
             # The cursor that streams is the driver's own.
-            raise _lost(error) from None
+            raise _lost(error, self._query) from None
+        except (ValueError, OverflowError):
+            # A driver that cannot read a value quotes it.
+            raise _LostError(
+                "expected values that Python can hold, got another, such as the time 24:00",
+                hint="convert dates, times and numbers to text in data.query",
+            ) from None
 
     @contextmanager
     def _connected(self) -> "Iterator[Connection]":
@@ -265,20 +272,24 @@ def _driver_errors() -> tuple[type[BaseException], ...]:
     return (OSError, sqlite3.Error, Error)
 
 
-def _lost(error: BaseException | None) -> _LostError:
+def _lost(error: BaseException | None, query: str = "") -> _LostError:
     # pg8000 hands over the server's answer as a dict: C is SQLSTATE, M the message.
     answer = error.args[0] if error is not None and error.args else None
     if isinstance(answer, dict) and "C" in answer:
         code = str(answer["C"])
         if code in _SPOKEN:
             said = " ".join(str(answer.get("M", ""))[:200].split())
+            # A value that is cast to the name of a table is quoted as one.
+            from_query = all(name in query for name in _QUOTED.findall(said))
             return _LostError(
-                f"{_SPOKEN[code]} (SQLSTATE {code}): {said}", hint="correct data.query"
+                f"{_SPOKEN[code]} (SQLSTATE {code})" + (f": {said}" if from_query else ""),
+                hint="correct data.query",
             )
         words = _CODES.get(code, "the server refused the query")
         return _LostError(f"{words} (SQLSTATE {code})", hint=_hint(code))
     if isinstance(error, sqlite3.Error):
-        known = _SQLITE_WORDS.search(str(error))
+        # Only where its words begin so: `Could not decode` goes on with the text of a record.
+        known = _SQLITE_WORDS.match(str(error))
         return _LostError(
             f"the query failed: {known[0] if known else type(error).__name__}",
             hint="correct data.query, and check that the file is a database and not in use",

@@ -12,7 +12,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Everything that `mask` takes."""
     what = command.add_mutually_exclusive_group()
     what.add_argument("--input", type=Path, metavar="FILE", help="JSON Lines, plain or gzip")
-    what.add_argument("--source", metavar="NAME", help="a source of site.toml: data")
+    what.add_argument(
+        "--source",
+        metavar="NAME",
+        help="the records of site.toml: data, "
+        "the table [data], which is the one source that it has",
+    )
     command.add_argument(
         "--preview",
         type=int,

@@ -162,14 +162,44 @@ class RowMasker:
         return [piece for piece in pieces if piece.original]
 
     def preview(self, line: bytes, number: int) -> Iterator[tuple[str, list[Piece]]]:
-        """Name and pieces of each text at the top of a row, the kept ones left out."""
+        """Place and pieces of each text of a row at any depth, the kept ones left out.
+
+        A place is written `patient.notes[0]`. Numbers are shown where they are masked.
+
+        Raises:
+          ConfigError: The line is no row, or one that would not be masked.
+          MaskingError: A recogniser failed on it.
+        """
         where = f"{self._settings.source}, line {number}"
         row = parse_row(line, where)
         subject = self._subject(row, where)
         for name, value in row.items():
-            wanted = name == self._settings.spans_of or not self._settings.spans_of
-            if isinstance(value, str) and value and wanted and name not in self._settings.keep:
-                yield name, self.pieces(value, subject, name)
+            if self._settings.spans_of not in ("", name) or name in self._settings.keep:
+                continue
+            if not self._settings.spans_of:
+                self._check_name(name, where)
+            for place, inner_name, text in self._texts(value, name, name, where):
+                yield place, self.pieces(text, subject, inner_name)
+
+    def _texts(
+        self, value: object, place: str, name: str, where: str
+    ) -> Iterator[tuple[str, str, str]]:
+        """Place, field and text of everything in `value` that is masked."""
+        if isinstance(value, dict):
+            for inner_name, inner in value.items():
+                self._check_name(inner_name, where)
+                yield from self._texts(inner, f"{place}.{inner_name}", inner_name, where)
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                yield from self._texts(inner, f"{place}[{number}]", name, where)
+        elif isinstance(value, str) and value:
+            yield place, name, value
+        elif (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and self._find(repr(value), name)
+        ):
+            yield place, name, repr(value)
 
     def _subject(self, row: dict[str, object], where: str) -> str:
         name = self._settings.subject or ("unit_id" if "unit_id" in row else "")

@@ -149,7 +149,9 @@ def mask_lines(
     if output is not None:
         lines = output.unread(lines)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["client.masking.rows", "privacy.masking.presidio"])
+    # With a model each worker loads it first: what it needs must not be loaded in part before.
+    rules = ["privacy.masking.presidio"] if settings.ner == "none" else []
+    context.set_forkserver_preload(["client.masking.rows", *rules])
     waiting: deque[tuple[int, list[bytes], Future[_Answer]]] = deque()
     executor = ProcessPoolExecutor(
         num_jobs, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)

@@ -36,7 +36,7 @@ from securesystemslib.signer._signature import Signature
 from privacy.audit.keys import Role
 from privacy.dp import membership
 from privacy.errors import VerificationError
-from privacy.masking.canaries import is_recall
+from privacy.masking.figures import is_over_masking, is_recall
 from privacy.pki.identity import Algorithm, SigningKey, verify
 
 MAX_ENTRY_BYTES = 2_000_000
@@ -160,13 +160,23 @@ ENTITY_TYPES = Kind(
     ),
 )
 RECALL = Kind(
-    "a list of [entity type, language, planted, found], sorted",
+    "a list of [entity type, language, planted, found, found as that type], sorted",
     lambda value: (
         isinstance(value, list)
         and len(value) > 0
         and all(is_recall(row) for row in value)
         and value == sorted(value)
         and len({(row[0], row[1]) for row in value}) == len(value)
+    ),
+)
+OVER_MASKING = Kind(
+    "a list of [language, clean sentences, of them masked], sorted",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(is_over_masking(row) for row in value)
+        and value == sorted(value)
+        and len({row[0] for row in value}) == len(value)
     ),
 )
 
@@ -307,10 +317,15 @@ FORMS: Mapping[Event, Form] = {
     Event.PLAN_APPROVED: _site("plan", may=_DECISION),
     Event.PLAN_REFUSED: _site("plan", fields={"rule": RULE}, may=_DECISION),
     Event.DATA_MASKED: _site(
-        # Recall is of planted examples, so it depends on no record.
+        # Both figures are of planted sentences, so they depend on no record.
         "plan",
         "canaries",
-        fields={"entity_types": ENTITY_TYPES, "recall": RECALL, "commitment": DIGEST},
+        fields={
+            "entity_types": ENTITY_TYPES,
+            "recall": RECALL,
+            "over_masking": OVER_MASKING,
+            "commitment": DIGEST,
+        },
     ),
     Event.SELF_TEST_PASSED: _site("plan"),
     Event.BUDGET_RESERVED: _site("plan", fields=_SPEND),

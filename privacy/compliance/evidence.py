@@ -11,7 +11,12 @@ from privacy.audit.entry import Entry, Event
 from privacy.audit.keys import Role
 from privacy.audit.verify import VerifiedLog
 from privacy.dp import membership
-from privacy.masking.canaries import Recall, parse_recalls
+from privacy.masking.figures import (
+    OverMasking,
+    Recall,
+    parse_over_masking,
+    parse_recalls,
+)
 from privacy.plan import RunPlan
 
 REFUSALS = (
@@ -96,6 +101,7 @@ class SiteEvidence:
       masked: Entity types that it masked; empty when it said nothing of it.
       masked_in: Entries that say so.
       recalls_of: Plan -> type and language -> the lowest that it said of planted examples.
+      over_masking_of: Plan -> language -> the highest that it said of clean sentences.
       self_tests: Entries that say that its self-test passed.
       masked_plans: Plans for which it said that it masked.
       tested_plans: Plans for which it said that its self-test passed.
@@ -118,6 +124,7 @@ class SiteEvidence:
     masked: tuple[str, ...] = ()
     masked_in: list[int] = field(default_factory=list)
     recalls_of: dict[str, dict[tuple[str, str], Recall]] = field(default_factory=dict)
+    over_masking_of: dict[str, dict[str, OverMasking]] = field(default_factory=dict)
     self_tests: list[int] = field(default_factory=list)
     masked_plans: set[str] = field(default_factory=set)
     tested_plans: set[str] = field(default_factory=set)
@@ -142,6 +149,14 @@ class SiteEvidence:
         for said in self.recalls_of.values():
             _keep_lowest(lowest, said.values())
         return tuple(lowest.values())
+
+    @property
+    def over_masking(self) -> tuple[OverMasking, ...]:
+        """The highest of each language, over all plans."""
+        highest: dict[str, OverMasking] = {}
+        for said in self.over_masking_of.values():
+            _keep_highest(highest, said.values())
+        return tuple(highest.values())
 
 
 @dataclass(kw_only=True, slots=True)
@@ -298,6 +313,8 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
             site.masked_in.append(index)
             site.masked_plans.add(plan)
             _keep_lowest(site.recalls_of.setdefault(plan, {}), parse_recalls(said["recall"]))
+            figures = parse_over_masking(said["over_masking"])
+            _keep_highest(site.over_masking_of.setdefault(plan, {}), figures)
         case Event.SELF_TEST_PASSED:
             site.self_tests.append(index)
             site.tested_plans.add(plan)
@@ -380,6 +397,13 @@ def _keep_lowest(lowest: dict[tuple[str, str], Recall], said: Iterable[Recall]) 
         key = (recall.entity_type, recall.source)
         if key not in lowest or recall.share < lowest[key].share:
             lowest[key] = recall
+
+
+def _keep_highest(highest: dict[str, OverMasking], said: Iterable[OverMasking]) -> None:
+    for figure in said:
+        known = highest.get(figure.source)
+        if known is None or figure.share > known.share:
+            highest[figure.source] = figure
 
 
 def _add_of_coordinator(evidence: Evidence, entry: Entry, index: int) -> None:

@@ -5,7 +5,7 @@ from privacy.compliance.evidence import Evidence, RunEvidence, SiteEvidence
 from privacy.compliance.markup import NOTHING, Html, join, tag
 from privacy.compliance.page import Page, section, table
 from privacy.compliance.statements import NOT_COVERED, privacy_claim
-from privacy.masking.canaries import Recall
+from privacy.masking.figures import OverMasking, Recall
 
 
 def privacy(evidence: Evidence, page: Page) -> Html:
@@ -94,6 +94,7 @@ def _recall(evidence: Evidence, page: Page) -> Html:
         return NOTHING
     floors = [run.plan.masking.recall_floor for run in evidence.runs.values()]
     floor = max(floors, default=0.0)
+    ceilings = [run.plan.masking.max_over_masking for run in evidence.runs.values()]
     # Sites that run the same version find the same: say it once, and name who said it.
     groups: dict[Recall, list[SiteEvidence]] = {}
     for site in sites:
@@ -109,6 +110,7 @@ def _recall(evidence: Evidence, page: Page) -> Html:
             [
                 f"{kind}, {page.tongue(recall.source)}",
                 f"{recall.num_found} / {recall.num_planted}",
+                f"{recall.num_typed} / {recall.num_planted}",
                 figure,
                 interval_bar(low, share, high, floor, f"{kind}: {figure}"),
                 ", ".join(site.name for site in sayers),
@@ -131,6 +133,7 @@ def _recall(evidence: Evidence, page: Page) -> Html:
             [
                 say("Kind"),
                 say(">Found"),
+                say(">As this kind"),
                 say(">Recall"),
                 "",
                 say("Institutions"),
@@ -139,6 +142,53 @@ def _recall(evidence: Evidence, page: Page) -> Html:
             rows,
         ),
         _unmeasured(sites, page),
+        _over_masking(sites, max(ceilings, default=0.0), page),
+    )
+
+
+def _over_masking(sites: list[SiteEvidence], ceiling: float, page: Page) -> Html:
+    """In how many sentences without personal data each site masked something."""
+    say = page.say
+    groups: dict[OverMasking, list[SiteEvidence]] = {}
+    for site in sites:
+        for figure in site.over_masking:
+            groups.setdefault(figure, []).append(site)
+    rows = []
+    for figure, sayers in sorted(groups.items(), key=lambda item: item[0]):
+        low, high = figure.interval
+        text = f"{figure.share:.2f} [{low:.2f}, {high:.2f}]"
+        tongue = page.tongue(figure.source)
+        rows.append(
+            [
+                tongue,
+                f"{figure.num_masked} / {figure.num_clean}",
+                text,
+                interval_bar(low, figure.share, high, ceiling, f"{tongue}: {text}"),
+                ", ".join(site.name for site in sayers),
+                page.refs([number for site in sayers for number in site.masked_in]),
+            ]
+        )
+    return join(
+        tag("h3", say("Masked needlessly")),
+        tag(
+            "p",
+            say(
+                "Whoever masks everything finds everything. So each institution also masks"
+                " sentences without personal data, and trains nothing where something is masked"
+                " in too many of them (the dashed line)."
+            ),
+        ),
+        table(
+            [
+                say("Language"),
+                say(">Masked"),
+                say(">Share"),
+                "",
+                say("Institutions"),
+                say("Entries"),
+            ],
+            rows,
+        ),
     )
 
 

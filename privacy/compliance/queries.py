@@ -152,6 +152,11 @@ def _recall(evidence: Evidence, words: Words) -> Finding:
         low=f"{worst.interval[0]:.2f}",
         high=f"{worst.interval[1]:.2f}",
     )
+    over = [figure.share for site in measured for figure in site.over_masking]
+    text += " " + words(
+        "Of sentences without personal data, something was masked in a share of {share} at most.",
+        share=f"{max(over):.2f}",
+    )
     entries = tuple(number for site in measured for number in site.masked_in)
     shown = _share(len(measured), len(senders))
     if any(run.plan.canaries != set_digest() for run in evidence.runs.values()):

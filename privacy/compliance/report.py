@@ -39,7 +39,8 @@ from privacy.errors import ConfigError
 
 MAX_LISTED_ENTRIES = 1000
 _LONG = {
-    "plan", "prior", "entity_types", "run_id", "delta", "commitment", "recall", *membership.FIELDS
+    "plan", "prior", "entity_types", "run_id", "delta", "commitment", "recall",
+    "over_masking", *membership.FIELDS,
 }  # fmt: skip
 _REFUSED = {
     Event.DOOR_REFUSED: "a connection or call",

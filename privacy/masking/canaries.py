@@ -1,40 +1,45 @@
-"""How much of planted personal data a site finds, before it trains.
+"""How much of planted personal data a site finds, and how much else it masks, before it trains.
 
-A canary is a sentence with a value that is nobody's at a known place. The set is the same wherever
-the same version runs: it follows from the sentences and values in `privacy.masking.planted`. Its
-digest stands in the plan, so the coordinator signs it when it offers the plan and each site when
-it writes what it found; a site with another set trains nothing.
+A canary is a sentence with a value that is nobody's at a known place; a clean sentence has none.
+The set is the same wherever the same version runs: it follows from the sentences and values in
+`privacy.masking.planted`. Its digest stands in the plan, so the coordinator signs it when it
+offers the plan and each site when it writes what it found; a site with another set trains nothing.
 
-A canary counts as found when every letter and digit of its value is masked, under whatever type:
-what matters is that nothing of it is left but a `+` or a bracket. Recall is given with its Wilson
-interval (E. B. Wilson, 1927): of 40 found in 40, the truth may still be 91 %. A site may add notes
-of its own, with spans that people marked. They count too, but say something about records, so
-their figures stay there.
+Each sentence is masked the way that records are. A canary counts as found when every letter and
+digit of its value is covered, under whatever type, and the value no longer stands in the masked
+text: nothing of it is left but a `+` or a bracket. How many were found under their own type is a
+second figure, which no floor binds. A clean sentence counts as masked when any letter or digit of
+it is: a detector that masks everything finds every canary and fails here.
+
+A site may add notes of its own, with spans that people marked, or with none where there is
+nothing to mask. They count too, but say something about records, so their figures stay there.
 
 Recall on canaries is no recall on records: it shows that each recogniser works, and no more.
 """
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import rfc8785
 
-from privacy.errors import ConfigError, RecallError
+from privacy.errors import ConfigError, OverMaskingError, RecallError
 from privacy.masking.config import ENTITY_TYPES, LANGUAGES
-from privacy.masking.mask import Span
+from privacy.masking.figures import OWN, OverMasking, Recall
+from privacy.masking.mask import Masked, Span
+from privacy.masking.plain import plain
 from privacy.masking.planted import chinese, english
+from privacy.masking.planted.clean import CLEAN
 
-Find = Callable[[str], Sequence[Span]]
+Mask = Callable[[str], Masked]
 
 _PLANTED = {"en": english.CANARIES, "zh": chinese.CANARIES}
-# Of the standard normal distribution: 95 % lie within.
-_Z = 1.959963984540054
-OWN = "own"
+# A shorter value may stand in another word by chance.
+_TELLING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class LabelledNote:
     Attributes:
       source: A language, or `OWN` for a site's own notes.
       text: The text.
-      spans: Start, end and type of each value.
+      spans: Start, end and type of each value; none: there is nothing to mask in it.
     """
 
     source: str
@@ -52,54 +57,24 @@ class LabelledNote:
     spans: tuple[tuple[int, int, str], ...]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Recall:
-    """How many values of a type were masked whole.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What became of canaries and clean sentences.
 
     Attributes:
-      entity_type: The type.
-      source: A language, or `OWN`.
-      num_planted: How many there were.
-      num_found: How many of them were masked whole.
+      recalls: By type and source.
+      over_masking: By source.
     """
 
-    entity_type: str
-    source: str
-    num_planted: int
-    num_found: int
+    recalls: tuple[Recall, ...] = ()
+    over_masking: tuple[OverMasking, ...] = ()
 
-    @property
-    def share(self) -> float:
-        """Recall, the best guess."""
-        return self.num_found / self.num_planted
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Where the true share lies, with 95 % confidence."""
-        return wilson(self.num_found, self.num_planted)
-
-    def as_list(self) -> list[object]:
-        """As it stands in the log."""
-        return [self.entity_type, self.source, self.num_planted, self.num_found]
-
-
-def wilson(num_found: int, num_planted: int) -> tuple[float, float]:
-    """The 95 % score interval of a share, without continuity correction.
-
-    Source: Wilson 1927; method 3 of Newcombe 1998.
-
-    Raises:
-      ValueError: More were found than there are, or there are none.
-    """
-    if not 0 <= num_found <= num_planted or num_planted == 0:
-        raise ValueError(f"expected 0 to {num_planted} of at least one, got {num_found}")
-    share, n = num_found / num_planted, num_planted
-    middle = share + _Z * _Z / (2 * n)
-    half = _Z * math.sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n))
-    whole = 1 + _Z * _Z / n
-    low = 0.0 if num_found == 0 else (middle - half) / whole
-    high = 1.0 if num_found == n else (middle + half) / whole
-    return low, high
+    def of(self, *, own: bool) -> "Measured":
+        """The figures of a site's own notes, or those of the planted set, which may leave."""
+        return Measured(
+            tuple(recall for recall in self.recalls if (recall.source == OWN) == own),
+            tuple(figure for figure in self.over_masking if (figure.source == OWN) == own),
+        )
 
 
 @cache
@@ -116,16 +91,26 @@ def planted(language: str) -> tuple[LabelledNote, ...]:
 
 
 @cache
+def clean(language: str) -> tuple[LabelledNote, ...]:
+    """The sentences of a language in which nothing is to be masked."""
+    return tuple(LabelledNote(language, text, ()) for text in CLEAN[language])
+
+
+@cache
 def set_digest() -> str:
-    """`sha256:` and the hash of all canaries of all languages, JSON after RFC 8785."""
+    """`sha256:` and the hash of all sentences of all languages, JSON after RFC 8785."""
     content = rfc8785.dumps(
-        [[note.source, note.text, [list(span) for span in note.spans]] for note in _every_note()]
+        [
+            [note.source, note.text, [list(span) for span in note.spans]]
+            for note in notes_of(LANGUAGES)
+        ]
     )
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def _every_note() -> list[LabelledNote]:
-    return [note for language in LANGUAGES for note in planted(language)]
+def notes_of(languages: Iterable[str]) -> list[LabelledNote]:
+    """All canaries and clean sentences of some languages."""
+    return [note for language in languages for note in (*planted(language), *clean(language))]
 
 
 def num_planted(languages: Iterable[str], types: Iterable[str]) -> dict[tuple[str, str], int]:
@@ -141,29 +126,64 @@ def num_planted(languages: Iterable[str], types: Iterable[str]) -> dict[tuple[st
     return counts
 
 
-def measure(find: Find, notes: Iterable[LabelledNote], types: Sequence[str]) -> list[Recall]:
-    """Recall of `find` on each type that is in `types` and in `notes`, by type and source.
+def num_clean(languages: Iterable[str]) -> dict[str, int]:
+    """How many clean sentences of each language a site has to leave alone."""
+    return {language: len(clean(language)) for language in languages}
+
+
+def measure(mask: Mask, notes: Iterable[LabelledNote], types: Sequence[str]) -> Measured:
+    """What `mask` makes of each type that is in `types` and in `notes`, and of clean notes.
 
     Raises:
       MaskingError: A recogniser failed.
     """
-    counts: dict[tuple[str, str], list[int]] = {}
+    found: dict[tuple[str, str], list[int]] = {}
+    over: dict[str, list[int]] = {}
     wanted = frozenset(types)
     for note in notes:
         looked_for = [span for span in note.spans if span[2] in wanted]
-        if not looked_for:
+        if note.spans and not looked_for:
             continue
-        covered = {place for span in find(note.text) for place in range(span.start, span.end)}
-        for start, end, entity_type in looked_for:
-            count = counts.setdefault((entity_type, note.source), [0, 0])
+        masked = mask(note.text)
+        if not note.spans:
+            count = over.setdefault(note.source, [0, 0])
             count[0] += 1
-            count[1] += all(
-                place in covered or not note.text[place].isalnum() for place in range(start, end)
+            count[1] += any(
+                sign.isalnum()
+                for span in masked.spans
+                for sign in note.text[span.start : span.end]
             )
-    return sorted(
-        Recall(entity_type, source, num_planted, num_found)
-        for (entity_type, source), (num_planted, num_found) in counts.items()
+        for start, end, entity_type in looked_for:
+            count = found.setdefault((entity_type, note.source), [0, 0, 0])
+            count[0] += 1
+            if not _covers(masked.spans, note.text, start, end):
+                continue
+            if stands_in(note.text[start:end], masked.text):
+                continue
+            count[1] += 1
+            own = [span for span in masked.spans if span.entity_type == entity_type]
+            count[2] += _covers(own, note.text, start, end)
+    return Measured(
+        tuple(sorted(Recall(*key, *counts) for key, counts in found.items())),
+        tuple(sorted(OverMasking(source, *counts) for source, counts in over.items())),
     )
+
+
+def _covers(spans: Iterable[Span], text: str, start: int, end: int) -> bool:
+    covered = {place for span in spans for place in range(span.start, span.end)}
+    return all(place in covered or not text[place].isalnum() for place in range(start, end))
+
+
+def stands_in(value: str, text: str) -> bool:
+    """Whether `value` stands in `text`, however its letters and digits are set apart."""
+    said, searched = (plain(part)[0].casefold() for part in (value, text))
+    signs = [re.escape(sign) for sign in said if sign.isalnum()]
+    if not signs:
+        return False
+    between = r"[\W_]*".join(signs)
+    if len(signs) < _TELLING:
+        between = rf"(?<![0-9a-z]){between}(?![0-9a-z])"
+    return re.search(between, searched) is not None
 
 
 def check_recall(recalls: Sequence[Recall], floor: float) -> None:
@@ -188,6 +208,26 @@ def check_recall(recalls: Sequence[Recall], floor: float) -> None:
             f" {worst.num_found} of {worst.num_planted}{others}",
             hint="no record was read; repair the recognisers, or lower [policy] recall_floor and"
             " ask for a plan with a lower recall_floor",
+        )
+
+
+def check_over_masking(figures: Sequence[OverMasking], ceiling: float) -> None:
+    """Check that little is masked where there is nothing to mask.
+
+    Raises:
+      OverMaskingError: A source is above the ceiling, or nothing was measured. Names the worst.
+    """
+    if not figures:
+        raise OverMaskingError("expected clean sentences of the plan's languages, got none")
+    worst = max(figures, key=lambda figure: figure.share)
+    if worst.share > ceiling:
+        begin, end = worst.interval
+        raise OverMaskingError(
+            f"expected something masked in at most {ceiling:g} of clean sentences"
+            f" ({worst.source}), got {worst.share:.3f} [{begin:.3f}, {end:.3f}],"
+            f" {worst.num_masked} of {worst.num_clean}",
+            hint="no record was read; a model in [masking] ner may mask too much; else raise"
+            " [policy] max_over_masking and ask for a plan with a higher max_over_masking",
         )
 
 
@@ -239,42 +279,3 @@ def _is_span(span: tuple[object, object, object], text: str) -> bool:
         and 0 <= start < end <= len(text)
         and entity_type in ENTITY_TYPES
     )
-
-
-def parse_recalls(rows: Iterable[Sequence[object]]) -> list[Recall]:
-    """Recalls as the log has them.
-
-    Raises:
-      ValueError: A row is none.
-    """
-    recalls = []
-    for row in rows:
-        if not is_recall(row):
-            raise ValueError("expected [entity type, language, planted, found]")
-        entity_type, source, num_planted, num_found = row
-        recalls.append(
-            Recall(str(entity_type), str(source), int(str(num_planted)), int(str(num_found)))
-        )
-    return recalls
-
-
-def is_recall(row: object) -> bool:
-    """Whether `row` is `[entity type, language, planted, found]`, as the log holds it."""
-    return (
-        isinstance(row, list)
-        and len(row) == 4
-        and row[0] in ENTITY_TYPES
-        and row[1] in LANGUAGES
-        and type(row[2]) is int
-        and type(row[3]) is int
-        and 0 <= row[3] <= row[2] <= 1_000_000
-        and row[2] > 0
-    )
-
-
-def summary(recalls: Iterable[Recall]) -> Mapping[str, list[list[object]]]:
-    """Recalls of planted canaries and of own notes apart: the first may leave, the others not."""
-    rows: dict[str, list[list[object]]] = {"planted": [], OWN: []}
-    for recall in recalls:
-        rows[OWN if recall.source == OWN else "planted"].append(recall.as_list())
-    return rows

@@ -46,12 +46,15 @@ class MaskingConfig:
         but `[...]`.
       recall_floor: Least share of the planted canaries of each type that a site must find before
         it trains, in (0, 1].
+      max_over_masking: Largest share of clean sentences in which it may mask something, in
+        [0, 1); at 1 a site that masks everything would pass.
     """
 
     languages: tuple[str, ...] = ("en",)
     entity_types: tuple[str, ...] = ENTITY_TYPES
     mode: str = "placeholder"
     recall_floor: float = 0.9
+    max_over_masking: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what no recogniser covers: masking must never be silently empty."""
@@ -61,6 +64,8 @@ class MaskingConfig:
             raise ValueError(f"expected mode from {', '.join(MODES)}, got {self.mode!r}")
         if not 0 < self.recall_floor <= 1:
             raise ValueError(f"expected recall_floor in (0, 1], got {self.recall_floor}")
+        if not 0 <= self.max_over_masking < 1:
+            raise ValueError(f"expected max_over_masking in [0, 1), got {self.max_over_masking}")
 
 
 def _check_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -88,24 +88,24 @@ class Detector:
           MaskingError: A recogniser cannot be built or is blind.
         """
         try:
-            # Presidio imports spaCy and transformers: only who masks pays for it.
+            # Presidio imports spaCy: only who masks pays for it.
             from privacy.masking.models import load_model
-            from privacy.masking.presidio import build_analyzer
 
             if ner == "bundled" and "en" not in config.languages:
                 raise MaskingError(
                     f"the bundled model reads English, the plan asks for {config.languages}",
                     hint='set [masking] ner = "none" in site.toml',
                 )
-            self._analyzer = build_analyzer(config.entity_types, config.languages, load_model(ner))
+            # First the model: it needs all of spaCy, Presidio does without torch.
+            model = load_model(ner)
+            from privacy.masking.presidio import Analyzer
+
+            self._analyzer = Analyzer(config.entity_types, config.languages, model)
         except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise MaskingError(
                 f"cannot build the recognisers: {type(error).__name__}",
                 hint="reinstall the pinned dependencies; nothing is trained without masking",
             ) from error
-        self._language = config.languages[0]
-        # Empty whatever the text is, for no model of Presidio's reads it: made once.
-        self._artifacts = self._analyzer.nlp_engine.process_text("", self._language)
         self._languages = config.languages
         self._entity_types = list(config.entity_types)
         self._check_canaries()
@@ -149,12 +149,7 @@ class Detector:
 
     def _results(self, text: str) -> list[Span]:
         try:
-            results = self._analyzer.analyze(
-                text=text,
-                language=self._language,
-                entities=self._entity_types,
-                nlp_artifacts=self._artifacts,
-            )
+            results = self._analyzer.analyze(text)
         except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError) as error:
             # `from None`: such an exception may quote the text that it failed on.
             raise MaskingError(f"a recogniser failed with {type(error).__name__}") from None

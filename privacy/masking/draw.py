@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TypeVar
 
+from privacy.masking.plain import plain
+
 Item = TypeVar("Item")
 
 _LABEL = b"cloister surrogate v1"
@@ -22,7 +24,7 @@ def plainest(value: str) -> str:
 
     Only letters and digits count where there are any: `4111 1111` and `4111-1111` are one value.
     """
-    value = unicodedata.normalize("NFKC", value).casefold()
+    value = plain(unicodedata.normalize("NFKC", value))[0].casefold()
     kept = "".join(character for character in value if character.isalnum())
     return kept or value
 

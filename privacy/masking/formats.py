@@ -31,7 +31,9 @@ _DOMAIN = pattern(
     needs=".",
 )
 _MAC = re.compile(
-    r"(?<![A-Z0-9:\-])(?:[0-9A-F]{2}([:\-]))(?:[0-9A-F]{2}\1){4}[0-9A-F]{2}(?![A-Z0-9:\-])", ANY
+    # Alone, or behind the name of a field and its colon.
+    r"(?:(?<![A-Z0-9:\-])|(?<=[^A-F0-9:\-]:))(?:[0-9A-F]{2}([:\-]))(?:[0-9A-F]{2}\1){4}[0-9A-F]{2}(?![A-Z0-9:\-])",
+    ANY,
 )
 _MAC_LIKELY = re.compile(r"[:\-][0-9A-F]{2}[:\-][0-9A-F]{2}[:\-]", ANY)
 
@@ -64,7 +66,8 @@ def _mixed(text: str) -> Iterator[Place]:
         if end - start < _FEWEST or start < free:
             continue
         begin = start
-        while begin > free and start - begin < _LONGEST and text[begin - 1].isalnum():
+        # A Han character is a letter too, and no part of a code.
+        while begin > free and start - begin < _LONGEST and _SIGN.match(text, begin - 1):
             begin -= 1
         match = _CODE.match(text, begin)
         if match and text[begin:end].isascii():
@@ -73,6 +76,7 @@ def _mixed(text: str) -> Iterator[Place]:
 
 
 _FEWEST, _LONGEST = 4, 18
+_SIGN = re.compile("[A-Za-z0-9]")
 _CODE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{17,18}(?![A-Za-z0-9])")
 
 

@@ -31,6 +31,19 @@ class Span:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """What became of a text.
+
+    Attributes:
+      text: The text that may be used.
+      spans: What was replaced, by place in the text as it was.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+
+
 def mask(text: str, spans: Sequence[Span]) -> str:
     """`text` with each span replaced by `[TYPE]`; the rest is unchanged.
 

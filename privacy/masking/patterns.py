@@ -236,7 +236,9 @@ def _is_iban(text: str) -> bool:
 
 _IPV6_LIKELY = re.compile(r":[0-9A-F]{0,4}:", ANY)
 _IPV6 = re.compile(
-    r"(?<![0-9A-Z:.])[0-9A-F:]*:[0-9A-F:]*:[0-9A-F:]*(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?", ANY
+    # Alone, or behind the name of a field and its colon.
+    r"(?:(?<![0-9A-Z:.])|(?<=[^0-9A-F:.]:))[0-9A-F:]*:[0-9A-F:]*:[0-9A-F:]*(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?",
+    ANY,
 )
 
 
@@ -245,14 +247,16 @@ def ipv6(text: str) -> Iterator[Place]:
     if not _IPV6_LIKELY.search(text):
         return
     for match in _IPV6.finditer(text):
-        # A colon after an address belongs to the sentence.
-        for address in (match.group(), match.group().rstrip(":")):
+        found = match.group()
+        # A colon before or after an address belongs to the sentence.
+        for address in (found, found.rstrip(":"), found[1:], found[1:].rstrip(":")):
             try:
                 ipaddress.IPv6Address(address)
             except ValueError:
                 continue
             if address.strip(":"):
-                yield match.start(), match.start() + len(address)
+                start = match.start() + found.index(address)
+                yield start, start + len(address)
                 break
 
 

@@ -7,45 +7,21 @@ pass.
 
 from collections.abc import Sequence
 
-from presidio_analyzer import (
-    AnalyzerEngine,
-    ContextAwareEnhancer,
-    EntityRecognizer,
-    LocalRecognizer,
-    RecognizerRegistry,
-    RecognizerResult,
-)
-from presidio_analyzer.nlp_engine import NlpArtifacts, NoOpNlpEngine
-
 from privacy.masking import recognisers
+from privacy.masking.absent import absent
 from privacy.masking.models import Model
 
-
-class _NoContext(ContextAwareEnhancer):
-    """Leaves scores as they are: our rules look at neighbours themselves.
-
-    Presidio's own copies every finding, which takes a fifth of the time on short texts.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            context_similarity_factor=0,
-            min_score_with_context_similarity=0,
-            context_prefix_count=0,
-            context_suffix_count=0,
-        )
-
-    def enhance_using_context(
-        self,
-        text: str,
-        raw_results: list[RecognizerResult],
-        nlp_artifacts: NlpArtifacts,
-        recognizers: list[EntityRecognizer],
-        context: list[str] | None = None,
-    ) -> list[RecognizerResult]:
-        """The same results."""
-        del text, nlp_artifacts, recognizers, context
-        return raw_results
+# Of a model that runs on torch, spaCy was loaded before, with torch.
+with absent("transformers", unless_loaded=("torch",)):
+    from presidio_analyzer import (
+        AnalyzerEngine,
+        ContextAwareEnhancer,
+        EntityRecognizer,
+        LocalRecognizer,
+        RecognizerRegistry,
+        RecognizerResult,
+    )
+    from presidio_analyzer.nlp_engine import NlpArtifacts, NoOpNlpEngine
 
 
 class RuleRecogniser(LocalRecognizer):
@@ -95,13 +71,58 @@ class ModelRecogniser(LocalRecognizer):
         ]
 
 
-def build_analyzer(
-    entity_types: Sequence[str], languages: Sequence[str], model: Model | None = None
-) -> AnalyzerEngine:
-    """An analyzer that finds `entity_types` by the rules of `languages`, and by `model`.
+class _NoEnhancer(ContextAwareEnhancer):
+    """Leaves scores as they are: rules look at their context themselves.
+
+    Presidio's own copies every result and, without a model, can change none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 0.0, 0, 0)
+
+    def enhance_using_context(
+        self,
+        text: str,
+        raw_results: list[RecognizerResult],
+        nlp_artifacts: NlpArtifacts,
+        recognizers: list[EntityRecognizer],
+        context: list[str] | None = None,
+    ) -> list[RecognizerResult]:
+        """The results as they came."""
+        del text, nlp_artifacts, recognizers, context
+        return raw_results
+
+
+class Analyzer:
+    """Presidio's analyzer for one list of types.
 
     To Presidio all of it is the first language: a text is searched by the rules of each.
     """
+
+    def __init__(
+        self, entity_types: Sequence[str], languages: Sequence[str], model: Model | None = None
+    ) -> None:
+        """Build one that finds `entity_types` by the rules of `languages`, and by `model`."""
+        self._language = languages[0]
+        self._entity_types = list(entity_types)
+        self._engine = _engine(entity_types, languages, model)
+        # Nothing was read from a text, so it is the same for each.
+        self._artifacts = self._engine.nlp_engine.process_text("", self._language)
+
+    def analyze(self, text: str) -> list[RecognizerResult]:
+        """What is found in `text`; results may overlap."""
+        results: list[RecognizerResult] = self._engine.analyze(
+            text=text,
+            language=self._language,
+            entities=self._entity_types,
+            nlp_artifacts=self._artifacts,
+        )
+        return results
+
+
+def _engine(
+    entity_types: Sequence[str], languages: Sequence[str], model: Model | None
+) -> AnalyzerEngine:
     language = languages[0]
     nlp_engine = NoOpNlpEngine(models=[{"lang_code": language, "model_name": "none"}])
     nlp_engine.load()
@@ -114,6 +135,6 @@ def build_analyzer(
             supported_languages=[language],
         ),
         nlp_engine=nlp_engine,
-        context_aware_enhancer=_NoContext(),
         supported_languages=[language],
+        context_aware_enhancer=_NoEnhancer(),
     )

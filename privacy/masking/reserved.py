@@ -8,6 +8,7 @@ import unicodedata
 
 from privacy.masking.checksums import iban_holds, luhn_holds
 from privacy.masking.draw import Draw
+from privacy.masking.plain import plain
 
 _MIN_CARD, _MAX_CARD = 12, 19
 _RESIDENT_CHECK = "10X98765432"
@@ -18,13 +19,8 @@ _EXTENSION = re.compile(r"(?i)[ ,;]*(?:ext\.?|extension|x|转)[ .:]*[0-9]+$")
 
 
 def plain_text(value: str) -> str:
-    """`value` without invisible characters, full-width ones as their likes, digits in ASCII."""
-    normal = unicodedata.normalize("NFKC", value)
-    return "".join(
-        str(unicodedata.decimal(character)) if character.isdecimal() else character
-        for character in normal
-        if unicodedata.category(character) != "Cf"
-    )
+    """`value` as the rules read it: nothing invisible, no marks on digits, digits in ASCII."""
+    return plain(unicodedata.normalize("NFKC", value))[0]
 
 
 def alphanumerics(text: str) -> str:

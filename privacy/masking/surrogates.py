@@ -8,7 +8,8 @@
   two phone numbers may share one surrogate.
 - All ages become `90+`, which is a group and no surrogate; the age 90 itself becomes `[AGE]`.
 - Dates of one subject move by one number of days that follows from key and subject, so intervals
-  stay and days of the week do not. What cannot be read as a date becomes `[DATE]`.
+  stay and days of the week do not. What cannot be read as a date becomes `[DATE]`, and what would
+  stay the same, such as a day without a year that moves by a year.
 - Nothing can be turned back. But who holds the key can try values, so text with surrogates is
   pseudonymous, not anonymous, and the key stays with the site.
 
@@ -70,8 +71,10 @@ class Surrogates:
         """
         if entity_type != "DATE":
             return self._cached(entity_type, value)
-        moved = shifted(plain_text(value).strip(), self.shift_days(subject))
-        return f"[{entity_type}]" if moved is None else moved
+        said = plain_text(value).strip()
+        moved = shifted(said, self.shift_days(subject))
+        # `3 May` is the same a year earlier, and a year may be the same three months earlier.
+        return f"[{entity_type}]" if moved in (None, said) else str(moved)
 
     def shift_days(self, subject: str) -> int:
         """By how many days the dates of `subject` move: into the past, never by whole weeks."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from client.connectors.fhir import _look_up
+from privacy.errors import ConfigError
 from tests.client.sources import CANARY, check, raw, read, refused
 
 PATIENT = {
@@ -143,6 +145,8 @@ def attached(**attachment: object) -> dict[str, object]:
         (attached(contentType="application/pdf", data="YQ=="), "type text/..."),
         (attached(contentType="text/plain", url=f"https://x/{CANARY}"), "expected the data"),
         ([CANARY], "one JSON object"),
+        ({**NOTE, "id": f"{CANARY}\ud800"}, "to be Unicode"),
+        (attached(contentType="text/plain", data=f"{CANARY}\ud800"), "text in its charset"),
     ],
 )
 def test_a_malformed_resource_is_named_by_file_and_line(
@@ -152,6 +156,15 @@ def test_a_malformed_resource_is_named_by_file_and_line(
     error = refused(NOTES, tmp_path)
     assert "all.ndjson, line 3: " in str(error)
     assert expected in str(error)
+
+
+def test_lists_in_each_other_without_end_are_refused() -> None:
+    nested: object = CANARY
+    for _ in range(5000):
+        nested = [nested]
+    with pytest.raises(ConfigError, match=r"x\.ndjson, line 1: .*'type', got too many") as caught:
+        _look_up({"type": nested}, (("type", None),), "type", "x.ndjson, line 1")
+    assert CANARY not in str(caught.value)
 
 
 def test_a_path_that_stops_too_early_is_told_without_the_names_below_it(tmp_path: Path) -> None:

@@ -104,6 +104,12 @@ def test_entities_are_refused_before_they_expand(tmp_path: Path, declaration: st
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.parametrize("encoding", ["gb18030", "shift_jis", "klingon", "utf-7"])
+def test_a_message_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    content = f'<?xml version="1.0" encoding="{encoding}"?><a>{CANARY}</a>'
+    assert "m.xml: expected XML in UTF-8" in str(refused(PAYMENTS, write(tmp_path, content)))
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

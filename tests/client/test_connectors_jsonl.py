@@ -10,7 +10,8 @@ from client.connectors.jsonl import JsonlConnector
 from client.connectors.record import Record
 from client.sources import DataSection
 from privacy.errors import ConfigError
-from tests.client.sources import CANARY
+from tests.client.sources import CANARY, check
+from tests.client.sources import refused as refused_source
 
 GOOD = {"id": "a", "source": "s", "prompt": "p q", "completion": "c", "label": "l"}
 
@@ -97,6 +98,24 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, damage: str) -> None:
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert "IsADirectoryError" in str(refused(tmp_path))
+
+
+def test_a_key_that_not_every_record_has_is_counted_and_not_shown(tmp_path: Path) -> None:
+    data = f'path = "{tmp_path / "r.jsonl"}"'
+    lines = [good(id=str(number), ward="w", **{f"JaneDoe{number}": 1}) for number in range(12)]
+    write(tmp_path / "r.jsonl", *lines)
+    said = check(data, tmp_path)
+    assert "fields prompt, completion, label, id, source, ward and 12 more in some" in said
+    # So few may all be of one person.
+    write(tmp_path / "r.jsonl", *lines[:2])
+    assert "ward" not in check(data, tmp_path)
+    assert "JaneDoe" not in check(data, tmp_path)
+
+
+@pytest.mark.parametrize("more", ['prompt = "{text}"', 'label = "{text}"', 'record_id = "nr"'])
+def test_no_key_of_a_record_is_in_an_error(tmp_path: Path, more: str) -> None:
+    write(tmp_path / "r.jsonl", good(**{CANARY: 1}))
+    assert "line 1: expected a field" in str(refused_source(f'path = "r.jsonl"\n{more}', tmp_path))
 
 
 def test_other_fields_are_named_in_the_settings(tmp_path: Path) -> None:

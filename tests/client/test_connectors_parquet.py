@@ -1,6 +1,7 @@
 """A Parquet file is read in batches, only the columns that are used, or refused by column."""
 
 import datetime
+import struct
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -65,6 +66,40 @@ def test_a_wrong_column_is_named(tmp_path: Path) -> None:
     assert "row 1: expected text, a number or a date in column 'note', got list" in str(
         refused(TABLE, tmp_path)
     )
+
+
+def test_a_column_named_after_somebody_is_counted_and_not_shown(tmp_path: Path) -> None:
+    names = [f"{CANARY} of Jane Doe", "text", *(f"c{number}" for number in range(60))]
+    write(tmp_path, **{name: ["a"] for name in names})
+    error = refused(TABLE, tmp_path)
+    assert "the source has text, c0, c1," in str(error)
+    assert str(error).endswith("c38, 22 others")
+
+
+TIMES = pa.array([None] * 3000 + [2**60], pa.timestamp("us"))
+DATES = pa.array([0, 2**31 - 1], pa.date32())
+# Two rows, `good` and bytes that are no UTF-8 behind the canary.
+BYTES = b"good" + CANARY.encode() + b"\xff"
+TEXTS = pa.Array.from_buffers(
+    pa.string(),
+    2,
+    [None, pa.py_buffer(struct.pack("<iii", 0, 4, len(BYTES))), pa.py_buffer(BYTES)],
+)
+
+
+@pytest.mark.parametrize(
+    ("note", "expected"),
+    [
+        (TEXTS, "row 2: expected UTF-8 in column 'note'"),
+        (TIMES, "row 3001: expected a date from year 1 to 9999 in column 'note'"),
+        (DATES, "row 2: expected a date from year 1 to 9999 in column 'note'"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named_by_row_and_column(
+    tmp_path: Path, note: pa.Array, expected: str
+) -> None:
+    write(tmp_path, note=note, **{"class": ["a"] * len(note)})
+    assert expected in str(refused(TABLE + 'missing = "skip"', tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "none"])

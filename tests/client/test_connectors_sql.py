@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -249,6 +250,21 @@ def test_a_wrong_query_is_one_clear_error(tmp_path: Path, query: str, expected: 
     assert re.search(expected, str(error))
 
 
+@pytest.mark.parametrize("said", ["no such column: Smith", 'near "Smith": syntax error'])
+def test_text_that_is_no_utf8_is_an_error_that_quotes_nothing(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "ehr.sqlite"
+    fill_sqlite(path)
+    with closing(sqlite3.connect(path)) as database:
+        # What SQLite says of it ends with the text itself.
+        spoilt = said.encode() + b"\xff"
+        database.execute("UPDATE notes SET note = CAST(? AS TEXT) WHERE id = 2", [spoilt])
+        database.commit()
+    toml = f'kind = "sql"\nurl = "sqlite:///ehr.sqlite"\n{NOTES}\n{TEXTS}'
+    error = refused(toml, tmp_path)
+    assert re.search(r"ehr.sqlite: the query failed: OperationalError, after \d+ rows", str(error))
+    assert "Smith" not in str(error)
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ehr.sqlite").write_text(CANARY * 100)
     toml = f'kind = "sql"\nurl = "sqlite:///ehr.sqlite"\n{NOTES}\n{TEXTS}'
@@ -387,6 +403,14 @@ def test_a_query_that_ends_the_transaction_writes_nothing(server: Server, query:
         (
             "SELECT id, patient, note, 1 / (id - 1500) AS diagnosis FROM notes ORDER BY id",
             "SQLSTATE 22012",
+        ),
+        (
+            "SELECT id, patient, note, diagnosis::regclass FROM notes",
+            r"table \(SQLSTATE 42P01\), after",
+        ),
+        (
+            "SELECT id, patient, note, '24:00'::time AS diagnosis FROM notes",
+            "values that Python can hold",
         ),
     ],
 )

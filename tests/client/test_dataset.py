@@ -14,9 +14,10 @@ from client.config import SiteConfig, format_config, parse_config
 from client.dataset import SiteDataset, is_held_out, load, probe
 from model.config import AdapterConfig, BaseRef, TensorSpec
 from privacy.dp.config import MechanismConfig, Unit
-from privacy.errors import ConfigError, MaskingError
-from privacy.masking.canaries import Recall
+from privacy.errors import ConfigError, MaskingError, OverMaskingError
+from privacy.masking.canaries import Measured
 from privacy.masking.config import MaskingConfig
+from privacy.masking.figures import OverMasking, Recall
 from privacy.masking.surrogates import SurrogateKey
 from privacy.plan import (
     ExitConfig,
@@ -296,18 +297,32 @@ def test_the_higher_floor_counts(
 ) -> None:
     config = config_for(tmp_path / "not-there.jsonl")
     policy = config.policy.model_copy(update={"recall_floor": of_site})
-    monkeypatch.setattr("client.dataset.measure", lambda *_: [Recall("DATE", "en", 40, 39)])
+    found = Measured((Recall("DATE", "en", 40, 39, 39),), (OverMasking("en", 100, 0),))
+    monkeypatch.setattr("client.gate.measure", lambda *_: found)
     plan = make_plan(masking=MaskingConfig(entity_types=TYPES, recall_floor=of_plan))
     with pytest.raises(MaskingError, match="at least 1 of planted DATE"):
         load(config.model_copy(update={"policy": policy}), plan, tokenizer(), holdout_key=KEY)
 
 
+@pytest.mark.parametrize(("of_plan", "of_site"), [(0.0, 0.9), (0.9, 0.0)])
+def test_the_lower_ceiling_of_over_masking_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_plan: float, of_site: float
+) -> None:
+    config = config_for(tmp_path / "not-there.jsonl")
+    policy = config.policy.model_copy(update={"max_over_masking": of_site})
+    found = Measured((Recall("DATE", "en", 40, 40, 40),), (OverMasking("en", 100, 1),))
+    monkeypatch.setattr("client.gate.measure", lambda *_: found)
+    plan = make_plan(masking=MaskingConfig(entity_types=TYPES, max_over_masking=of_plan))
+    with pytest.raises(OverMaskingError, match="at most 0 of clean sentences"):
+        load(config.model_copy(update={"policy": policy}), plan, tokenizer(), holdout_key=KEY)
+
+
 def test_recall_on_planted_examples_comes_with_the_counts(tmp_path: Path) -> None:
     dataset = load_rows(tmp_path, [row(i) for i in range(20)])
-    assert [(r.entity_type, r.source) for r in dataset.masking.recalls] == [
+    assert [(r.entity_type, r.source) for r in dataset.masking.measured.recalls] == [
         (name, "en") for name in TYPES
     ]
-    assert all(recall.num_planted == 40 for recall in dataset.masking.recalls)
+    assert all(recall.num_planted == 40 for recall in dataset.masking.measured.recalls)
 
 
 def test_surrogates_stand_in_what_leaves_and_need_a_key(tmp_path: Path) -> None:

@@ -135,7 +135,9 @@ def test_the_source_of_the_settings_is_previewed(
     assert mask("--source", "data", "--home", tmp_path / "home", "--json") == console.OK
     assert "card [CREDIT_CARD]" in capsys.readouterr().out
     assert mask("--source", "other", "--home", tmp_path / "home") == console.FAILED
-    assert "expected source data" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected source data, the only one that site.toml has, got 'other'" in said
+    assert "--input" in said
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.masking.rows import RowMasker, RowSettings, RowStats, parse_row
@@ -203,6 +203,55 @@ def test_a_row_comes_back_with_its_fields_and_masking_again_changes_nothing(
     assert list(once) == list(row)
     assert masked(once) == once
     assert parse_row(json.dumps(once).encode(), "") == once
+
+
+def previewed(row: object, **changes: Any) -> dict[str, str]:  # noqa: ANN401
+    shown = masker(**changes).preview(json.dumps(row).encode(), 1)
+    return {place: "".join(piece.masked for piece in pieces) for place, pieces in shown}
+
+
+def test_a_preview_shows_texts_at_any_depth_and_numbers_that_are_masked() -> None:
+    row = {
+        "id": "jane@example.org",
+        "patient": {"email": "jane@example.org", "tall": 180, "card": 4111111111111111},
+        "notes": ["fine", {"text": f"paid by {CARD}", "sure": True}, "", None],
+    }
+    assert previewed(row, keep=("id",)) == {
+        "patient.email": "[EMAIL]",
+        "patient.card": "[CREDIT_CARD]",
+        "notes[0]": "fine",
+        "notes[1].text": "paid by [CREDIT_CARD]",
+    }
+    assert previewed({"text": CARD, "other": CARD}, spans_of="text") == {"text": "[CREDIT_CARD]"}
+
+
+def test_a_preview_refuses_the_row_that_masking_refuses_and_quotes_nothing() -> None:
+    for row in ({f"x {CARD}": "a"}, {"a": {f"x {CARD}": 1}}):
+        with pytest.raises(ConfigError, match="line 1: expected names of fields") as caught:
+            previewed(row)
+        assert CARD not in str(caught.value)
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.sampled_from([CARD, "a b", 4111111111111111, 3])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [text for part in inner for text in _strings(part)]
+    return [value] if isinstance(value, str) and value else []
+
+
+@given(st.dictionaries(st.sampled_from("abc"), json_values, max_size=3))
+@settings(deadline=None)
+def test_a_preview_shows_what_masking_writes(row: dict[str, object]) -> None:
+    assert list(previewed(row).values()) == _strings(masked(row))
 
 
 @given(st.text(max_size=60))

@@ -31,9 +31,8 @@ from privacy.audit.entry import Entry, Event, parse_entry
 from privacy.audit.opening import Openings, open_entry
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.config import MechanismConfig, Unit
-from privacy.masking.canaries import measure, planted
+from privacy.masking.canaries import num_clean, num_planted
 from privacy.masking.config import MaskingConfig
-from privacy.masking.mask import Span
 from privacy.pki.authority import (
     Authority,
     generate_tls_key,
@@ -126,13 +125,13 @@ def nothing(content: RecordDict) -> RecordDict:
 
 def all_found(plan: RunPlan) -> list[list[object]]:
     """What a site says that finds every planted example."""
-    notes = [note for language in plan.masking.languages for note in planted(language)]
+    counts = num_planted(plan.masking.languages, plan.masking.entity_types)
+    return [[*key, count, count, count] for key, count in sorted(counts.items())]
 
-    def find(text: str) -> list[Span]:
-        return [Span(0, len(text), "PERSON", 1.0)]
 
-    recalls = measure(find, notes, plan.masking.entity_types)
-    return [recall.as_list() for recall in recalls]
+def none_masked(plan: RunPlan) -> list[list[object]]:
+    """What a site says that masks nothing in clean sentences."""
+    return [[language, count, 0] for language, count in num_clean(plan.masking.languages).items()]
 
 
 Lie = Callable[[RecordDict], RecordDict]
@@ -197,6 +196,7 @@ class Trainer:
         local = {
             "masking": {"num_records": 1, "num_masked": {}},
             "canaries": all_found(plan),
+            "over_masking": none_masked(plan),
             "results": {"base": {}},
         }
         header = json.dumps(local).encode()

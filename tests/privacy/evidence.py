@@ -15,7 +15,7 @@ from privacy.audit.log import Log
 from privacy.audit.rules import Accountant
 from privacy.dp import calibrate, membership
 from privacy.dp.config import MechanismConfig, Unit
-from privacy.masking.canaries import num_planted
+from privacy.masking.canaries import num_clean, num_planted
 from privacy.masking.config import ENTITY_TYPES, MaskingConfig
 from privacy.pki.identity import Algorithm, SigningKey
 from privacy.plan import (
@@ -47,8 +47,12 @@ def quick_accountant(events: Iterable[calibrate.Event], delta: float) -> float:
 
 # Every planted example is found, but one date.
 RECALL: list[list[object]] = [
-    [entity_type, language, planted, planted - (entity_type == "DATE")]
+    [entity_type, language, planted, planted - (entity_type == "DATE"), planted - 2]
     for (entity_type, language), planted in sorted(num_planted(("en",), ENTITY_TYPES).items())
+]
+# One clean sentence in a hundred is masked.
+OVER_MASKING: list[list[object]] = [
+    [language, num, 1] for language, num in num_clean(("en",)).items()
 ]
 
 
@@ -163,6 +167,7 @@ class Federation:
                 {"plan": self.plan.digest, "canaries": self.plan.canaries},
                 entity_types=list(self.plan.masking.entity_types),
                 recall=RECALL,
+                over_masking=OVER_MASKING,
                 commitment=commit({"num_records": 400}, bytes(32)),
             )
             self.say(site, Event.SELF_TEST_PASSED, {"plan": self.plan.digest})

@@ -22,6 +22,7 @@ from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
 from tests.privacy.evidence import (
     COORDINATOR,
+    OVER_MASKING,
     RECALL,
     START,
     Federation,
@@ -540,23 +541,31 @@ def test_masking_less_than_the_plan_says_is_found(federation: Federation) -> Non
         {"plan": federation.plan.digest, "canaries": federation.plan.canaries},
         entity_types=["EMAIL"],
         recall=RECALL,
+        over_masking=OVER_MASKING,
         commitment=digest("counts"),
     )
     assert first_bad(federation)[0] == bad
 
 
 @pytest.mark.parametrize(
-    ("recall", "canaries"),
+    ("recall", "over_masking", "canaries"),
     [
-        ([[*row[:3], 35 if row[0] == "DATE" else row[3]] for row in RECALL], None),
+        ([[*row[:3], 35, 35] if row[0] == "DATE" else row for row in RECALL], OVER_MASKING, None),
         # A type of which nothing is said, and one of which less was looked for.
-        (RECALL[1:], None),
-        ([["ACCOUNT_NUMBER", "en", 1, 1], *RECALL[1:]], None),
-        (RECALL, digest("another set")),
+        (RECALL[1:], OVER_MASKING, None),
+        ([["ACCOUNT_NUMBER", "en", 1, 1, 1], *RECALL[1:]], OVER_MASKING, None),
+        # Too much is masked, fewer sentences were looked at, or those of another language.
+        (RECALL, [["en", 100, 11]], None),
+        (RECALL, [["en", 10, 0]], None),
+        (RECALL, [["zh", 100, 0]], None),
+        (RECALL, OVER_MASKING, digest("another set")),
     ],
 )
 def test_training_below_the_plans_floor_or_on_another_set_is_found(
-    federation: Federation, recall: list[list[object]], canaries: str | None
+    federation: Federation,
+    recall: list[list[object]],
+    over_masking: list[list[object]],
+    canaries: str | None,
 ) -> None:
     federation.begin()
     bad = federation.say(
@@ -565,6 +574,7 @@ def test_training_below_the_plans_floor_or_on_another_set_is_found(
         {"plan": federation.plan.digest, "canaries": canaries or federation.plan.canaries},
         entity_types=list(federation.plan.masking.entity_types),
         recall=recall,
+        over_masking=over_masking,
         commitment=digest("counts"),
     )
     assert first_bad(federation)[0] == bad
@@ -601,6 +611,7 @@ def test_masking_that_names_no_plan_or_no_examples_cannot_be_said(
             subjects,
             entity_types=list(federation.plan.masking.entity_types),
             recall=[],
+            over_masking=[],
             commitment=digest("counts"),
         )
 

@@ -21,7 +21,7 @@ from privacy.compliance.report import Extras, render_report
 from privacy.compliance.words import Words
 from privacy.errors import ConfigError
 from privacy.masking.canaries import planted
-from tests.privacy.evidence import RECALL, Federation, make_plan, quick_accountant
+from tests.privacy.evidence import OVER_MASKING, RECALL, Federation, make_plan, quick_accountant
 
 AT = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 ALL = load_regimes(REGIMES, QUERIES)
@@ -169,6 +169,7 @@ def test_no_record_and_no_personal_value_is_in_the_page_or_beside_it(
         {"plan": federation.plan.digest, "canaries": federation.plan.canaries},
         entity_types=list(federation.plan.masking.entity_types),
         recall=RECALL,
+        over_masking=OVER_MASKING,
         commitment=commit({"records": values, "text": text}, bytes(range(32))),
     )
     federation.round(1)

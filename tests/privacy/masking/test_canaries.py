@@ -8,26 +8,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.errors import ConfigError, MaskingError
+from privacy.errors import ConfigError, MaskingError, OverMaskingError
 from privacy.masking import canaries
 from privacy.masking.canaries import (
-    OWN,
     LabelledNote,
-    Recall,
+    Measured,
+    check_over_masking,
     check_recall,
-    is_recall,
+    clean,
     measure,
-    parse_recalls,
+    notes_of,
+    num_clean,
+    num_planted,
     planted,
     read_notes,
     set_digest,
-    summary,
-    wilson,
+    stands_in,
 )
 from privacy.masking.checksums import iban_holds, luhn_holds
-from privacy.masking.config import ENTITY_TYPES, LANGUAGES
-from privacy.masking.mask import Span
+from privacy.masking.config import ENTITY_TYPES, LANGUAGES, MODES, MaskingConfig
+from privacy.masking.figures import (
+    OWN,
+    OverMasking,
+    Recall,
+    is_over_masking,
+    is_recall,
+    parse_over_masking,
+    parse_recalls,
+    wilson,
+)
+from privacy.masking.mask import Masked, Span, mask
+from privacy.masking.masker import Masker
 from privacy.masking.planted import chinese, english
+from privacy.masking.replace import Replacer
+from privacy.masking.surrogates import SurrogateKey
 
 SECRET = "Erika Mustermann"  # noqa: S105 - stands for the text of a record
 
@@ -99,36 +113,144 @@ def test_the_digest_names_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set_digest.__wrapped__() != before
 
 
-def find_all(text: str) -> list[Span]:
-    return [Span(0, len(text), "PERSON", 1.0)]
+def mask_all(text: str) -> Masked:
+    return Masked("[PERSON]", (Span(0, len(text), "PERSON", 1.0),))
+
+
+def mask_nothing(text: str) -> Masked:
+    return Masked(text, ())
+
+
+def by_placeholders(text: str, spans: Sequence[Span]) -> Masked:
+    return Masked(mask(text, spans), tuple(spans))
 
 
 def test_a_canary_counts_when_all_of_it_is_masked_under_whatever_type() -> None:
     note = LabelledNote("en", "Call 555-0143 now", ((5, 13, "PHONE"),))
+    whole = [Span(5, 13, "PHONE", 1.0)]
     halves = [Span(5, 9, "PHONE", 1.0), Span(9, 13, "DATE", 1.0)]
-    for spans, found in ((halves, 1), (halves[:1], 0), ([], 0), ([Span(5, 12, "PHONE", 1.0)], 0)):
-        assert measure(lambda _, s=spans: s, [note], ["PHONE"]) == [  # type: ignore[misc]
-            Recall("PHONE", "en", 1, found)
-        ]
+    for spans, found, typed in (
+        (whole, 1, 1),
+        (halves, 1, 0),
+        (halves[:1], 0, 0),
+        ([], 0, 0),
+        ([Span(5, 12, "PHONE", 1.0)], 0, 0),
+    ):
+        measured = measure(lambda text, s=spans: by_placeholders(text, s), [note], ["PHONE"])  # type: ignore[misc]
+        assert measured.recalls == (Recall("PHONE", "en", 1, found, typed),)
+
+
+def test_a_value_that_the_replacement_leaves_behind_is_not_found() -> None:
+    note = LabelledNote("en", "Call 555-0143 now", ((5, 13, "PHONE"),))
+    whole = (Span(5, 13, "PHONE", 1.0),)
+    for left in ("Call 555-0143 now", "Call x5550143 now", "Call ５５５ 01\u200b43 now"):
+        (recall,) = measure(lambda _, t=left: Masked(t, whole), [note], ["PHONE"]).recalls  # type: ignore[misc]
+        assert recall.num_found == 0
+    (recall,) = measure(lambda _: Masked("Call 555-0199 now", whole), [note], ["PHONE"]).recalls
+    assert recall.num_found == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "stands"),
+    [
+        ("737", "CVV2737", False),
+        ("737", "the code 737.", True),
+        ("737", "安全码737。", True),
+        ("张三", "患者张 三", True),
+        ("4111 1111", "x41111111y", True),
+        ("-", "a - b", False),
+    ],
+)
+def test_a_short_value_is_looked_for_as_a_word(value: str, text: str, stands: bool) -> None:
+    assert stands_in(value, text) is stands
 
 
 def test_types_that_the_plan_does_not_mask_are_not_measured() -> None:
-    recalls = measure(find_all, planted("en"), ["DATE", "RESIDENT_ID"])
-    assert recalls == [Recall("DATE", "en", 40, 40)]
+    measured = measure(mask_all, planted("en"), ["DATE", "RESIDENT_ID"])
+    assert measured == Measured((Recall("DATE", "en", 40, 40, 0),))
+
+
+def test_who_masks_everything_finds_everything_and_is_refused() -> None:
+    measured = measure(mask_all, notes_of(["en"]), ENTITY_TYPES)
+    check_recall(measured.recalls, 1.0)
+    with pytest.raises(OverMaskingError, match=r"\(en\), got 1\.000 .*100 of 100") as caught:
+        check_over_masking(measured.over_masking, MaskingConfig().max_over_masking)
+    assert "no record was read" in caught.value.hint
+
+
+def test_who_masks_nothing_masks_nothing_needlessly_and_is_refused() -> None:
+    measured = measure(mask_nothing, notes_of(LANGUAGES), ENTITY_TYPES)
+    check_over_masking(measured.over_masking, 0.0)
+    with pytest.raises(MaskingError, match="expected at least"):
+        check_recall(measured.recalls, 0.1)
+
+
+def test_a_sentence_is_masked_when_a_letter_or_digit_of_it_is() -> None:
+    for spans, num_masked in (
+        ([], 0),
+        ([Span(1, 2, "AGE", 1.0)], 0),
+        ([Span(0, 1, "AGE", 1.0)], 1),
+    ):
+        notes = [LabelledNote("en", "a b", ())]
+        measured = measure(lambda text, s=spans: by_placeholders(text, s), notes, ["AGE"])  # type: ignore[misc]
+        assert measured == Measured((), (OverMasking("en", 1, num_masked),))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_clean_sentences_are_a_hundred_and_none_is_a_canary(language: str) -> None:
+    texts = {note.text for note in clean(language)}
+    assert len(texts) == len(clean(language)) == num_clean([language])[language] == 100
+    assert not texts & {note.text for note in planted(language)}
+
+
+def test_clean_sentences_are_part_of_what_the_digest_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = set_digest()
+    monkeypatch.setattr(canaries, "clean", lambda language: clean(language)[1:])
+    assert set_digest.__wrapped__() != before
 
 
 def test_the_floor_is_reached_at_the_floor_and_not_below() -> None:
-    check_recall([Recall("DATE", "en", 40, 36)], 0.9)
+    check_recall([Recall("DATE", "en", 40, 36, 0)], 0.9)
     with pytest.raises(MaskingError) as caught:
-        check_recall([Recall("DATE", "en", 40, 35), Recall("SSN", "en", 40, 0)], 0.9)
+        check_recall([Recall("DATE", "en", 40, 35, 35), Recall("SSN", "en", 40, 0, 0)], 0.9)
     assert "0.9 of planted SSN (en)" in str(caught.value)
     assert "got 0.000 [0.000, 0.088], 0 of 40 and 1 more below" in str(caught.value)
     assert "no record was read" in caught.value.hint
 
 
+def test_the_ceiling_is_reached_at_the_ceiling_and_not_above() -> None:
+    check_over_masking([OverMasking("en", 100, 10)], 0.1)
+    with pytest.raises(OverMaskingError, match=r"got 0\.110 \[0\.063, 0\.186\], 11 of 100"):
+        check_over_masking([OverMasking("zh", 100, 0), OverMasking("en", 100, 11)], 0.1)
+
+
 def test_nothing_measured_is_not_good_enough() -> None:
     with pytest.raises(MaskingError, match="got none"):
         check_recall([], 0.1)
+    with pytest.raises(MaskingError, match="got none"):
+        check_over_masking([], 0.9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_rules_of_both_languages_pass_at_0_95_and_0_05_in_every_mode(mode: str) -> None:
+    config = MaskingConfig(languages=LANGUAGES, mode=mode)
+    masker = Masker(config, SurrogateKey(bytes(32)) if mode == "surrogate" else None)
+    measured = measure(masker.mask, notes_of(LANGUAGES), ENTITY_TYPES)
+    check_recall(measured.recalls, 0.95)
+    check_over_masking(measured.over_masking, 0.05)
+    counts = {(r.entity_type, r.source): r.num_planted for r in measured.recalls}
+    assert counts == num_planted(LANGUAGES, ENTITY_TYPES)
+
+
+def test_surrogates_that_say_the_value_again_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replacer, "replace", lambda self, text, spans, subject: text)
+    config = MaskingConfig(entity_types=("EMAIL",), mode="surrogate")
+    masker = Masker(config, SurrogateKey(bytes(32)))
+    measured = measure(masker.mask, notes_of(["en"]), ["EMAIL"])
+    with pytest.raises(MaskingError, match="0 of 40"):
+        check_recall(measured.recalls, 0.1)
 
 
 def write(path: Path, rows: Sequence[object]) -> Path:
@@ -137,14 +259,20 @@ def write(path: Path, rows: Sequence[object]) -> Path:
 
 
 def test_a_sites_own_notes_count_apart(tmp_path: Path) -> None:
-    rows = [{"text": SECRET, "spans": [{"start": 0, "end": 16, "type": "PERSON"}]}]
+    rows = [
+        {"text": SECRET, "spans": [{"start": 0, "end": 16, "type": "PERSON"}]},
+        {"text": "nothing here", "spans": []},
+    ]
     notes = read_notes(write(tmp_path / "notes.jsonl", rows))
-    recalls = measure(find_all, [*notes, *planted("en")], ["PERSON"])
-    assert summary(recalls) == {
-        "planted": [["PERSON", "en", 40, 40]],
-        OWN: [["PERSON", OWN, 1, 1]],
-    }
-    assert not is_recall(["PERSON", OWN, 1, 1])
+    measured = measure(mask_all, [*notes, *notes_of(["en"])], ["PERSON"])
+    assert measured.of(own=False) == Measured(
+        (Recall("PERSON", "en", 40, 40, 40),), (OverMasking("en", 100, 100),)
+    )
+    assert measured.of(own=True) == Measured(
+        (Recall("PERSON", OWN, 1, 1, 1),), (OverMasking(OWN, 1, 1),)
+    )
+    assert not is_recall(["PERSON", OWN, 1, 1, 1])
+    assert not is_over_masking([OWN, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -180,24 +308,45 @@ def test_notes_that_mark_nothing_or_are_not_there_are_refused(tmp_path: Path) ->
 
 
 def test_figures_come_back_from_the_log_as_they_were() -> None:
-    recalls = measure(find_all, planted("zh"), ENTITY_TYPES)
-    assert parse_recalls([recall.as_list() for recall in recalls]) == recalls
+    measured = measure(mask_all, notes_of(["zh"]), ENTITY_TYPES)
+    recalls, over_masking = measured.recalls, measured.over_masking
+    assert tuple(parse_recalls([recall.as_list() for recall in recalls])) == recalls
+    assert tuple(parse_over_masking([row.as_list() for row in over_masking])) == over_masking
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        ["DATE", "en", 40],
-        ["DATE", "en", 40, 41],
-        ["DATE", "en", 0, 0],
-        ["DATE", "fr", 40, 1],
-        [SECRET, "en", 40, 1],
-        ["DATE", "en", 40.0, 1],
-        ["DATE", "en", True, 1],
+        ["DATE", "en", 40, 40],
+        ["DATE", "en", 40, 41, 40],
+        ["DATE", "en", 40, 39, 40],
+        ["DATE", "en", 0, 0, 0],
+        ["DATE", "fr", 40, 1, 1],
+        [SECRET, "en", 40, 1, 1],
+        ["DATE", "en", 40.0, 1, 1],
+        ["DATE", "en", True, 1, 1],
+        ["DATE", "en", 40, 1, -1],
         "DATE",
     ],
 )
-def test_other_figures_are_none(row: object) -> None:
+def test_other_figures_are_none(row: list[object]) -> None:
     assert not is_recall(row)
     with pytest.raises(ValueError, match="expected"):
-        parse_recalls([row])  # type: ignore[list-item]
+        parse_recalls([row])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["en", 100],
+        ["fr", 100, 1],
+        ["en", 0, 0],
+        ["en", 100, 101],
+        ["en", 100, True],
+        [SECRET, 1, 1],
+    ],
+)
+def test_other_figures_of_over_masking_are_none(row: list[object]) -> None:
+    assert not is_over_masking(row)
+    with pytest.raises(ValueError, match="expected"):
+        parse_over_masking([row])

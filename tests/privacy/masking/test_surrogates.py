@@ -91,6 +91,9 @@ def test_spelling_spaces_and_width_make_no_other_value() -> None:
         "4111 1111 1111 1111",
         "4111-1111-1111-1111",
         "４１１１１１１１１１１１１１１１",
+        "4111\u200b1111\ufe0f1111\u31641111",
+        "4\u03361\u20e31\u03011111\u115f11111111\u034f1",
+        "٤١١١ ११११ 1111 1111",
     ):
         assert alphanumerics(of("CREDIT_CARD", spelt)) == plain
     assert of("EMAIL", "Jane.Doe@Hospital.test") == of("EMAIL", "jane.doe@hospital.test")
@@ -287,6 +290,32 @@ def test_a_date_keeps_the_way_in_which_it_is_written(written: str, expected: str
 
 def test_what_is_no_date_that_can_be_read_becomes_the_placeholder() -> None:
     assert of("DATE", "Michaelmas") == "[DATE]"
+
+
+@pytest.mark.parametrize(
+    "hidden", ["\u200b", "\u3164", "\u115f", "\ufe0f", "\u034f", "\u0336", "\U000e0020"]
+)
+def test_what_hides_digits_is_in_no_surrogate_and_does_not_change_its_form(hidden: str) -> None:
+    for entity_type, value in (
+        ("PHONE", "2025550143"),
+        ("RESIDENT_ID", "11010519491231002X"),
+        ("SSN", "078051120"),
+        ("ACCOUNT_NUMBER", "44821190337"),
+    ):
+        made = of(entity_type, hidden.join(value))
+        assert made == of(entity_type, value)
+        assert len(made) == len(value)
+    assert of("DATE", "2019-0３-1" + hidden + "4") == of("DATE", "2019-03-14")
+
+
+@pytest.mark.parametrize("written", ["14 March", "3月14日", "2019", "12/24"])
+def test_a_date_that_would_stay_the_same_becomes_the_placeholder(
+    monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    days = -60 if written == "2019" else -366
+    monkeypatch.setattr(Surrogates, "shift_days", lambda self, subject: days)
+    assert of("DATE", written) == "[DATE]"
+    assert of("DATE", "2019-03-14") != "[DATE]"
 
 
 def test_a_key_shows_its_number_and_never_itself() -> None:
