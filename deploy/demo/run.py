@@ -140,6 +140,8 @@ def _demo(
 ) -> int:
     begun = time.monotonic()
     # Everything that can be wrong with the call is found before an earlier demo is cleaned away.
+    if data is None:
+        _check_generated(sites)
     sources = [] if data is None else _sources(data.resolve(), sites, out)
     plan_text = plan.read_text(encoding="utf-8")
     _clean(out)
@@ -155,7 +157,7 @@ def _demo(
     _start(parties, processes)
     plan_file = out / "PLAN.toml"
     plan_file.write_text(_plan_text(plan_text, parties))
-    _say("connected; the plan is offered, and each site decides")
+    _say("connected; the plan is offered; each site masks planted examples and decides")
     rounds = _run(coordinator, plan_file, parties, processes)
     _end(processes)
     report = conclude(out, coordinator, parties, rounds)
@@ -172,10 +174,23 @@ def _clean(out: Path) -> None:
     (out / MARKER).touch()
 
 
+def _check_generated(sites: str) -> None:
+    """Without data of one's own, the sites are those whose records are generated."""
+    names = [site.name for site in generate.SITES]
+    for name in filter(None, sites.split(",")):
+        if name not in names:
+            raise DemoError(
+                f"expected sites from {', '.join(names)}, got {name!r}; for others, name the "
+                "folder of their records with --data (make demo DATA=...)"
+            )
+
+
 def _sources(data: Path, sites: str, out: Path | None = None) -> list[Path]:
     """The files of the sites; in `out`, which is about to be cleaned, there may be none."""
     if out is not None and data.is_relative_to(out):
         raise DemoError(f"expected records outside {out}, which is cleaned, got {data}")
+    if not data.is_dir():
+        raise DemoError(f"expected a folder with one {SUFFIX} file a site, got no folder {data}")
     names = [name for name in sites.split(",") if name] or [
         path.name.removesuffix(SUFFIX) for path in data.glob(f"*{SUFFIX}")
     ]
@@ -416,16 +431,16 @@ def _run(
     )  # fmt: skip
     ended: list[str] = []
     _follow(run, ended.append)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(
-            pool.map(
-                lambda p: _call(
-                    "cloister-site", "approve-plan", "--home", str(p.home), "--yes",
-                    "--wait", str(READY_S),
-                ),
-                parties,
-            )
+
+    def approve(party: Party) -> None:
+        _call(
+            "cloister-site", "approve-plan", "--home", str(party.home), "--yes",
+            "--wait", str(READY_S),
         )  # fmt: skip
+        _say(f"  {party.name:14} approved")
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(approve, parties))
     screen = _Screen()
     deadline = time.monotonic() + RUN_LIMIT_S
     pause = threading.Event()

@@ -9,7 +9,7 @@ The seed is another one each time; whoever sees a failure draws the same values 
 import os
 import secrets
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -20,7 +20,11 @@ from tests.e2e import probe
 
 LANGUAGES = ("en", "zh")
 SEED_VARIABLE = "CLOISTER_PLANT_SEED"
-_NOTES = {"en": masking_notes_en.notes, "zh": masking_notes_zh.notes}
+_Notes = Iterator[tuple[str, tuple[tuple[int, int, str], ...]]]
+_NOTES: Mapping[str, Callable[[int, int], _Notes]] = {
+    "en": masking_notes_en.notes,
+    "zh": masking_notes_zh.notes,
+}
 _FOREIGN = {"en": "The file of today says {} and no more.", "zh": "资料里写着 {} 这一项，请核对。"}
 # A value that could stand somewhere by chance is looked for together with what is around it: among
 # the digits of a log there are many of six, and many words of five letters in its base64.

@@ -183,10 +183,11 @@ class Search:
         for name, needle in needles.items():
             if len(needle) < _HEAD_BYTES:
                 raise ValueError(f"expected at least {_HEAD_BYTES} bytes of {name}")
-            offset = max(
-                range(len(needle) - _HEAD_BYTES + 1),
-                key=lambda at, needle=needle: len(set(needle[at : at + _HEAD_BYTES])),
-            )
+            varied = [
+                len(set(needle[at : at + _HEAD_BYTES]))
+                for at in range(len(needle) - _HEAD_BYTES + 1)
+            ]
+            offset = varied.index(max(varied))
             anchor = needle[offset : offset + _HEAD_BYTES]
             self._anchored[anchor].append((name, needle, offset))
             for number, pairs in enumerate(self._pairs):

@@ -164,7 +164,7 @@ rounds = st.lists(
 
 @given(told=rounds, number=st.integers(0, 10**9))
 @settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     # A run takes a second: what failed is told as it was drawn.
     phases=[Phase.explicit, Phase.generate],
@@ -219,7 +219,7 @@ def check_run(
     plan = quiet_plan(name, rounds=RoundsConfig(num_rounds=len(told), min_sites=1, deadline_s=20))
     for place, site in enumerate("bc"):
         shared.sites[site].trainer.before = tell(site, place)
-    run = shared.run(plan)
+    run = shared.run(plan, timeout_s=200.0)
     assert run.state == "finished"
     assert search.names(evidence(shared)) == []
     # What was lost, was lost by what was said; all else is in the log as it should be.
