@@ -211,6 +211,7 @@ def await_client_app(agent: Process) -> int:
 
 def rule_told(agent: Process, server_round: int) -> str:
     """The rule by which an agent lost a round; it is told after the round's start."""
+    agent.await_stage("starting", server_round=server_round)
     place = next(
         number
         for number, told in enumerate(agent.told)
