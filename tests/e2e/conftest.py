@@ -262,7 +262,7 @@ def story(
             sockets=sockets,
             networks=networks,
             packets=outside.packets() if outside else None,
-            leaked=_leaks(begun, needles, (root.parent,)),
+            leaked=_leaks(begun, _unlike_others(canaries, planted), (root.parent,)),
             inside=inside,
         )
 
@@ -283,6 +283,18 @@ def _needles(
                 for name, needle in value.needles(tokenizer).items()
             }
     return found
+
+
+def _unlike_others(
+    canaries: Canaries, planted: Mapping[str, list[planting.Planted]]
+) -> dict[str, bytes]:
+    """What no other run on this machine could have drawn too: an age of 102 it could."""
+    long = [v for values in planted.values() for v in values if v.said == v.value]
+    return canaries.needles() | {
+        f"{value.entity_type} ({value.language}) {value.said!r}, {form}": needle
+        for value in long
+        for form, needle in probe.disguises(value.said).items()
+    }
 
 
 def _look(

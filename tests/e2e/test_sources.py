@@ -285,7 +285,8 @@ def told(enrolled: Enrolled, server: Server, tmp_path_factory: pytest.TempPathFa
         fill_postgresql(server, records["clinic"])
         write_parquet(made.data("bank").parent, records["bank"])
         write_fhir(made.data("hospital").parent, records["hospital"])
-        password = made.site("clinic") / "keys" / "database.password"
+        # Beside site.toml: no process that reads records sees the folder of the keys.
+        password = made.site("clinic") / "database.password"
         password.write_text(PASSWORD + "\n")
         password.chmod(0o600)
         use_source(made, "clinic", POSTGRESQL.format(url=server.url("reader"), password=password))
