@@ -10,6 +10,7 @@ Chinese.
 import base64
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from model.base import nano_folder
 from privacy.audit.entry import Event
 from privacy.audit.keys import KeyRing
 from privacy.audit.verify import verify_log
+from privacy.wire import NO_UPDATE
 from tests.client.postgres import PASSWORD, Server, running, server_binaries
 from tests.e2e import planting, probe
 from tests.e2e.conftest import SITE_BUDGET, Enrolled
@@ -52,7 +54,7 @@ POSTGRESQL = """\
 kind = "sql"
 url = "{url}"
 password_file = "{password}"
-query = "SELECT id, person, note, ward FROM to_train_on ORDER BY id"
+query = "SELECT id, person, note, ward FROM to_train_on"
 record_id = "id"
 unit_id = "person"
 prompt = "{{note}}"
@@ -124,11 +126,11 @@ def fill_postgresql(server: Server, records: Sequence[Mapping[str, str]]) -> Non
 
 
 def show(server: Server, delay_s: str) -> None:
-    """Make the view, which waits before each row."""
+    """Make the view, which waits before each row but the first twenty."""
     server.run(
         "DROP VIEW IF EXISTS to_train_on",
         "CREATE VIEW to_train_on AS SELECT id, person, note, ward FROM notes "  # noqa: S608
-        f"WHERE pg_sleep({delay_s}) IS NOT NULL",
+        f"WHERE pg_sleep(CASE WHEN id < 20 THEN 0 ELSE {delay_s} END) IS NOT NULL",
         "GRANT SELECT ON to_train_on TO reader",
     )
 
@@ -245,11 +247,9 @@ class Held:
 
 
 def await_reading(server: Server) -> None:
-    """Wait until the site's query runs at the server."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cloister-site' "
-        "AND state = 'active' AND query LIKE '%to_train_on%'"
-    )
+    """Wait until the site's query has come to a row that is slow."""
+    # Its text would be that of a cursor; but nobody else sleeps there.
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     deadline, pause = time.monotonic() + READY_S, threading.Event()
     while not server.run(query):
         assert time.monotonic() < deadline, "nobody reads"
@@ -404,8 +404,8 @@ def test_each_lost_round_has_one_clear_error_that_quotes_nothing(told: Told) -> 
     gone, cut_off = reasons
     place = "127.0.0.1/postgres: "
     assert f"{place}cannot connect" in gone
-    assert place in cut_off
-    assert "cannot connect" not in cut_off
+    # It had handed over rows by then; they are not used.
+    assert re.search(rf"{place}.* after [1-9][0-9]* rows", cut_off)
     assert "Traceback" not in gone + cut_off
     # Not a line anywhere else.
     for name in SITES:
@@ -417,12 +417,13 @@ def test_no_round_is_spent_twice_and_a_lost_one_stays_spent(told: Told) -> None:
     for name in SITES:
         assert told.made.spends(name, told.plan) == [(number, *one) for number in ROUNDS]
     ledger = told.made.type_site("clinic", "budget").result["rounds"]
-    assert [bool(r["update"]) for r in ledger] == [number not in LOST for number in ROUNDS]
+    committed = [r["update"] != NO_UPDATE for r in ledger if r["plan"] == told.plan]
+    assert committed == [number not in LOST for number in ROUNDS]
 
 
 def test_nothing_is_sent_of_a_table_that_was_read_in_part(told: Told) -> None:
     sent = told.made.type_site("clinic", "sent").result
-    assert [(s["kind"], s["server_round"]) for s in sent] == [
+    assert [(s["kind"], s["server_round"]) for s in sent if s["plan"] == told.plan] == [
         ("train", WHOLE), ("train", UNREAD), ("train", BACK), ("evaluate", BACK),
     ]  # fmt: skip
     entries = [e for e in told.made.entries(plan=told.plan) if e.party == "clinic"]
