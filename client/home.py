@@ -78,9 +78,19 @@ class SiteHome:
         """The settings.
 
         Raises:
-          ConfigError: Missing or impossible.
+          ConfigError: Missing or impossible, or a file of the source lies among the keys.
         """
-        return load_config(self.config_path)
+        config = load_config(self.config_path)
+        # No process that reads records sees that folder: there it would be missing in each round.
+        for key in ("path", "password_file", "tls_ca"):
+            path = getattr(config.data, key, None)
+            if path is not None and path.resolve().is_relative_to(self.keys_folder.resolve()):
+                raise ConfigError(
+                    f"expected data.{key} outside {self.keys_folder}, which the process that "
+                    f"reads the records does not see, got {path}",
+                    hint=f"move it, beside {self.config_path.name} say",
+                )
+        return config
 
     def make_keys(self, algorithm: Algorithm = Algorithm.ED25519) -> None:
         """Make the site's four keys, mode 0600 in a folder of mode 0700.

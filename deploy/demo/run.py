@@ -140,6 +140,8 @@ def _demo(
 ) -> int:
     begun = time.monotonic()
     # Everything that can be wrong with the call is found before an earlier demo is cleaned away.
+    if data is None:
+        _check_generated(sites)
     sources = [] if data is None else _sources(data.resolve(), sites, out)
     plan_text = plan.read_text(encoding="utf-8")
     _clean(out)
@@ -150,12 +152,12 @@ def _demo(
     coordinator = out / "coordinator"
     _say(f"{len(parties)} sites: {', '.join(p.name for p in parties)}")
     address = f"127.0.0.1:{_free_port()}"
-    _enrol(coordinator, address, parties)
+    _enrol(coordinator, address, parties, processes)
     _say("enrolled; each site has its own folder, keys and data")
-    _start(coordinator, parties, processes)
+    _start(parties, processes)
     plan_file = out / "PLAN.toml"
     plan_file.write_text(_plan_text(plan_text, parties))
-    _say("connected; the plan is offered, and each site decides")
+    _say("connected; the plan is offered; each site masks planted examples and decides")
     rounds = _run(coordinator, plan_file, parties, processes)
     _end(processes)
     report = conclude(out, coordinator, parties, rounds)
@@ -172,10 +174,23 @@ def _clean(out: Path) -> None:
     (out / MARKER).touch()
 
 
+def _check_generated(sites: str) -> None:
+    """Without data of one's own, the sites are those whose records are generated."""
+    names = [site.name for site in generate.SITES]
+    for name in filter(None, sites.split(",")):
+        if name not in names:
+            raise DemoError(
+                f"expected sites from {', '.join(names)}, got {name!r}; for others, name the "
+                "folder of their records with --data (make demo DATA=...)"
+            )
+
+
 def _sources(data: Path, sites: str, out: Path | None = None) -> list[Path]:
     """The files of the sites; in `out`, which is about to be cleaned, there may be none."""
     if out is not None and data.is_relative_to(out):
         raise DemoError(f"expected records outside {out}, which is cleaned, got {data}")
+    if not data.is_dir():
+        raise DemoError(f"expected a folder with one {SUFFIX} file a site, got no folder {data}")
     names = [name for name in sites.split(",") if name] or [
         path.name.removesuffix(SUFFIX) for path in data.glob(f"*{SUFFIX}")
     ]
@@ -265,8 +280,17 @@ def _call(name: str, *arguments: str, secret: str = "") -> Json:
     return json.loads(done.stdout)
 
 
-def _enrol(coordinator: Path, address: str, parties: list[Party]) -> None:
-    """The coordinator's init, each site's init, approval, enrolment."""
+def _enrol(
+    coordinator: Path,
+    address: str,
+    parties: list[Party],
+    processes: list[subprocess.Popen[str]],
+) -> None:
+    """The coordinator's init and start; each site's init, approval, enrolment.
+
+    Each command takes a second of a core: two run at a time, and a site is approved while the one
+    before it enrols.
+    """
     passphrase = secrets.token_urlsafe(18)
     home = ("--home", str(coordinator))
     delta = _delta(parties)
@@ -279,29 +303,31 @@ def _enrol(coordinator: Path, address: str, parties: list[Party]) -> None:
             "--epsilon", "8", "--delta", str(delta),
         )  # fmt: skip
 
+    def enrol(party: Party, kit: str, fingerprint: str) -> None:
+        _call(
+            "cloister-site", "enrol", "--home", str(party.home), kit,
+            "--fingerprint", fingerprint,
+        )  # fmt: skip
+
     with ThreadPoolExecutor(max_workers=2) as pool:
         made = pool.submit(
             _call, "cloister-coordinator", "init", *home, "--name", FEDERATION,
             "--address", address, "--listen", address, secret=passphrase,
         )  # fmt: skip
-        requests = list(pool.map(init, parties))
+        requests = [pool.submit(init, party) for party in parties]
         fingerprint = made.result()["fingerprint"]
-        for party, request in zip(parties, requests, strict=True):
+        _serve(coordinator, processes)
+        enrolled = []
+        for party, asked in zip(parties, requests, strict=True):
+            request = asked.result()
             # The two fingerprints are compared here as two people would by voice.
             approved = _call(
                 "cloister-coordinator", "approve", *home, request["request"],
                 "--fingerprint", request["fingerprint"], secret=passphrase,
             )  # fmt: skip
-            party.news["kit"] = approved["kit"]
-        list(
-            pool.map(
-                lambda p: _call(
-                    "cloister-site", "enrol", "--home", str(p.home), p.news.pop("kit"),
-                    "--fingerprint", fingerprint,
-                ),
-                parties,
-            )
-        )  # fmt: skip
+            enrolled.append(pool.submit(enrol, party, approved["kit"], fingerprint))
+        for done in enrolled:
+            done.result()
 
 
 def _delta(parties: list[Party]) -> float:
@@ -310,10 +336,8 @@ def _delta(parties: list[Party]) -> float:
     return float(f"1e-{len(str(most))}")
 
 
-def _start(
-    coordinator: Path, parties: list[Party], processes: list[subprocess.Popen[str]]
-) -> None:
-    """Start the coordinator and every agent, and wait until the sites are connected."""
+def _serve(coordinator: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Start the coordinator and wait until it serves."""
     served = _spawn(
         processes, coordinator / "coordinator.log",
         "cloister-coordinator", "start", "--home", str(coordinator), "--json",
@@ -321,6 +345,10 @@ def _start(
     ready = threading.Event()
     _follow(served, lambda line: ready.set())
     _await(ready.is_set, [served], "the coordinator")
+
+
+def _start(parties: list[Party], processes: list[subprocess.Popen[str]]) -> None:
+    """Start every agent, and wait until the sites are connected."""
     for party in parties:
         party.process = _spawn(
             processes, party.home / "agent.log",
@@ -403,16 +431,16 @@ def _run(
     )  # fmt: skip
     ended: list[str] = []
     _follow(run, ended.append)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(
-            pool.map(
-                lambda p: _call(
-                    "cloister-site", "approve-plan", "--home", str(p.home), "--yes",
-                    "--wait", str(READY_S),
-                ),
-                parties,
-            )
+
+    def approve(party: Party) -> None:
+        _call(
+            "cloister-site", "approve-plan", "--home", str(party.home), "--yes",
+            "--wait", str(READY_S),
         )  # fmt: skip
+        _say(f"  {party.name:14} approved")
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(approve, parties))
     screen = _Screen()
     deadline = time.monotonic() + RUN_LIMIT_S
     pause = threading.Event()

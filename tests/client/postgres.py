@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,15 @@ class Server:
             time.sleep(0.05)
         raise TimeoutError(statement)
 
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -F -c logging_collector=off"
+        self.control("-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def die(self) -> None:
+        """End it as a crash does: every connection breaks off."""
+        self.control("-m", "immediate", "stop")
+
     def control(self, *arguments: str) -> None:
         """Call `pg_ctl` on it."""
         _run([self.binaries / "pg_ctl", "-D", self.folder / "data", *arguments])
@@ -110,12 +119,13 @@ def running(binaries: Path) -> Iterator[Server]:
         initdb = [binaries / "initdb", "-D", folder / "data", "-U", ADMIN, "-A", "scram-sha-256"]
         _run([*initdb, "--pwfile", password, "--no-sync", "-E", "UTF8", "--locale", "C"])
         server = Server(port=port, folder=folder, binaries=binaries)
-        options = f"-p {port} -h 127.0.0.1 -k {folder} -F -c logging_collector=off"
-        server.control("-w", "-l", str(folder / "log"), "-o", options, "start")
+        server.start()
         try:
             yield server
         finally:
-            server.control("-m", "immediate", "stop")
+            # A test may have ended it itself.
+            with suppress(subprocess.CalledProcessError):
+                server.die()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

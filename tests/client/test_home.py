@@ -7,6 +7,7 @@ import pytest
 
 from client.home import SiteHome
 from privacy.errors import ConfigError
+from tests.client import room
 
 
 @pytest.fixture
@@ -93,3 +94,12 @@ def test_a_file_is_replaced_whole_and_is_its_owners_alone(home: SiteHome) -> Non
     assert home.status_path.read_text() == '{\n "state": "b"\n}\n'
     assert stat.S_IMODE(home.status_path.stat().st_mode) == 0o600
     assert [path.name for path in home.folder.iterdir()] == ["status.json"]
+
+
+def test_a_source_among_the_keys_is_refused_before_a_round_is_lost_by_it(home: SiteHome) -> None:
+    home.make_keys()
+    home.config_path.write_text(room.SETTINGS.format(path=home.keys_folder / "notes.jsonl"))
+    with pytest.raises(ConfigError, match=r"expected data\.path outside"):
+        home.config()
+    home.config_path.write_text(room.SETTINGS.format(path=home.folder / "notes.jsonl"))
+    assert home.config().data.place.endswith("site/notes.jsonl")

@@ -20,12 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from deploy.demo.run import Party, conclude
-from tests.e2e import island, probe, relay
+from model.base import nano_folder
+from tests.e2e import island, planting, probe, relay
 from tests.e2e.consortium import (
     FEDERATION,
     NUM_UNITS,
+    PATIENCE,
     SITES,
     Answer,
     Consortium,
@@ -46,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/e2e/" in str(item.path):
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.timeout(240))
+            item.add_marker(pytest.mark.timeout(240 * PATIENCE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,20 +166,27 @@ class Story:
     Attributes:
       consortium: Where it happened; its processes run on, for other tests to break.
       canaries: The words in its records.
+      planted: The values of every type in the records of each site.
+      needles: All of these in every form, as text and as token ids; the names hold the seed.
       answers: What the commands answered.
       sockets: TCP and UDP sockets by process: `coordinator`, each site, and `clinic ClientApp`.
       networks: Which network each of these processes lived in, as the kernel names it.
       packets: What tried to leave loopback, None where no such network could be made.
       leaked: Files outside the folder, in the system's temporary one, that hold a planted word.
+      inside: What each process held in the first round: its arguments, environment, and files in
+        folders of its own.
     """
 
     consortium: Consortium
     canaries: Canaries
+    planted: Mapping[str, list[planting.Planted]]
+    needles: Mapping[str, bytes]
     answers: Mapping[str, Answer]
     sockets: Mapping[str, list[probe.Socket]]
     networks: Mapping[str, str]
     packets: list[str] | None
     leaked: list[tuple[Path, str]]
+    inside: Mapping[str, bytes]
 
     def recorded(self, site: str, layer: str, direction: str) -> dict[str, bytes]:
         """What a relay kept, a connection at a time: `sealed` or `opened`, `up` or `down`."""
@@ -201,27 +211,31 @@ def story(
     root = tmp_path_factory.mktemp("story")
     begun = time.time()
     canaries = Canaries()
+    seed = planting.draw_seed()
+    planted = {name: planting.draw(seed + index) for index, name in enumerate(SITES)}
+    needles = _needles(canaries, planted, seed)
     with contextlib.ExitStack() as ending:
         outside = ending.enter_context(_no_outside(root / "outside"))
         made = Consortium.copy(enrolled.consortium, root)
         made.prefix = outside.prefix if outside else ()
         for index, name in enumerate(SITES):
             made.set_in_site(name, "min_sites", 1)
-            write_rows(made.data(name), canaries.plant(rows(index)))
+            write_rows(made.data(name), canaries.plant(planting.into(rows(index), planted[name])))
             ending.callback(_relay(made, name).end)
         ending.callback(made.end)
         made.start()
         run = made.spawn(
-            "cloister-coordinator", "run", made.write_plan("story"), "--home", made.home,
+            "cloister-coordinator", "run",
+            made.write_plan("story", languages=list(planting.LANGUAGES)), "--home", made.home,
             log=root / "run.log",
         )  # fmt: skip
         ending.callback(run.end)
         # Other tests need torch here, which takes seconds; a core is idle until the plan is made.
         importlib.import_module("model.adapter")
         answers = {f"approve-plan {name}": answer for name, answer in made.approve().items()}
-        sockets, networks = _look(made)
+        sockets, networks, inside = _look(made)
         answers["run"] = Answer(
-            status=run.wait(120),
+            status=run.wait(120 * PATIENCE),
             result=run.told[-1] if run.told else None,
             talk=(root / "run.log").read_text(),
         )
@@ -242,16 +256,51 @@ def story(
         yield Story(
             consortium=made,
             canaries=canaries,
+            planted=planted,
+            needles=needles,
             answers=answers,
             sockets=sockets,
             networks=networks,
             packets=outside.packets() if outside else None,
-            leaked=_leaks(begun, canaries, (root.parent,)),
+            leaked=_leaks(begun, _unlike_others(canaries, planted), (root.parent,)),
+            inside=inside,
         )
 
 
-def _look(made: Consortium) -> tuple[dict[str, list[probe.Socket]], dict[str, str]]:
-    """The sockets and networks of every process, in the middle of the first round."""
+def _needles(
+    canaries: Canaries, planted: Mapping[str, list[planting.Planted]], seed: int
+) -> dict[str, bytes]:
+    """Everything planted in every form; the name of each says how to draw it again."""
+    tokenizer = Tokenizer.from_file(str(nano_folder() / "tokenizer.json"))
+    ids = tokenizer.encode(f" {canaries.said}", add_special_tokens=False).ids
+    # The tokens at both ends depend on the neighbours.
+    assert len(ids) >= 6
+    found = canaries.needles() | probe.token_bytes(ids[1:-1])
+    for values in planted.values():
+        for value in values:
+            found |= {
+                f"{name} ({planting.SEED_VARIABLE}={seed})": needle
+                for name, needle in value.needles(tokenizer).items()
+            }
+    return found
+
+
+def _unlike_others(
+    canaries: Canaries, planted: Mapping[str, list[planting.Planted]]
+) -> dict[str, bytes]:
+    """What no other run on this machine could have drawn too: an age of 102 it could."""
+    long = [v for values in planted.values() for v in values if v.said == v.value]
+    return canaries.needles() | {
+        f"{value.entity_type} ({value.language}) {value.said!r}, {form}": needle
+        for value in long
+        for form, needle in probe.disguises(value.said).items()
+    }
+
+
+def _look(
+    made: Consortium,
+) -> tuple[dict[str, list[probe.Socket]], dict[str, str], dict[str, bytes]]:
+    """Sockets, networks and insides of every process, in the middle of the first round."""
     for agent in made.agents.values():
         agent.await_stage("masked")
     assert made.coordinator is not None
@@ -261,6 +310,7 @@ def _look(made: Consortium) -> tuple[dict[str, list[probe.Socket]], dict[str, st
     return (
         {name: probe.sockets(pid) for name, pid in pids.items()},
         {name: os.readlink(f"/proc/{pid}/ns/net") for name, pid in pids.items()},
+        {name: probe.inside(pid) for name, pid in pids.items()},
     )
 
 
@@ -278,14 +328,16 @@ def _ask(made: Consortium) -> dict[str, Answer]:
         return {name: future.result() for name, future in waiting.items()}
 
 
-def _leaks(begun: float, canaries: Canaries, without: tuple[Path, ...]) -> list[tuple[Path, str]]:
+def _leaks(
+    begun: float, needles: Mapping[str, bytes], without: tuple[Path, ...]
+) -> list[tuple[Path, str]]:
     """Files of the system's temporary folder, written since `begun`, that hold a planted word."""
     fresh = []
     for path in probe.files(_SYSTEM_TMP, without=without):
         with contextlib.suppress(OSError):
             if path.stat().st_mtime >= begun - 1:
                 fresh.append(path)
-    return probe.sightings(fresh, canaries.needles())
+    return probe.sightings(fresh, needles)
 
 
 # -- the network and the relays ------------------------------------------------------------------

@@ -37,16 +37,21 @@ NUM_UNITS = 40
 # Written into the plans, because to look for it takes seconds: enough for four rounds.
 NOISE = 0.6
 PASSPHRASE = "correct horse battery staple"  # noqa: S105  of a test's authority
-READY_S = 60.0
+# On a machine that does much else, every wait may be made longer by a factor.
+PATIENCE = float(os.environ.get("CLOISTER_TEST_PATIENCE", "1"))
+READY_S = 60.0 * PATIENCE
 # A command that decides on a plan loads the recognisers and waits for the plan, on a busy machine.
-CALL_S = 120.0
+CALL_S = 120.0 * PATIENCE
 ENDED = ("finished", "failed", "stopped")
 
 PLAN = """\
 run = "{run}"
 
+[masking]
+languages = {languages}
+
 [privacy]
-unit = "record"
+unit = "{unit}"
 target_epsilon = {epsilon}
 delta = 1e-3
 noise_multiplier = {noise}
@@ -153,7 +158,7 @@ class Process:
         self._process.kill()
         self.wait()
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = 30.0 * PATIENCE) -> int:
         """Wait until it has ended; returns its exit status."""
         status = self._process.wait(timeout_s)
         self._reader.join(timeout_s)
@@ -201,6 +206,17 @@ def await_client_app(agent: Process) -> int:
     return found[0]
 
 
+def rule_told(agent: Process, server_round: int) -> str:
+    """The rule by which an agent lost a round; it is told after the round's start."""
+    agent.await_stage("starting", server_round=server_round)
+    place = next(
+        number
+        for number, told in enumerate(agent.told)
+        if told.get("stage") == "starting" and told.get("server_round") == server_round
+    )
+    return str(agent.await_told(lambda told: "rule" in told, after=place)["rule"])
+
+
 def free_port() -> int:
     """A port that is free now."""
     with contextlib.closing(socket.socket()) as probe:
@@ -239,16 +255,18 @@ def write_rows(path: Path, records: Sequence[Mapping[str, str]]) -> None:
 
 @dataclass
 class Consortium:
-    """A coordinator and two sites under one folder.
+    """A coordinator and its sites under one folder.
 
     Attributes:
       root: The folder: `coordinator`, one folder a site, `home` and `tmp`.
       port: The coordinator's.
+      sites: Names of the sites.
       prefix: Put before each command, to run it in another network.
     """
 
     root: Path
     port: int
+    sites: tuple[str, ...] = SITES
     prefix: tuple[str, ...] = ()
     coordinator: Process | None = None
     agents: dict[str, Process] = field(default_factory=dict)
@@ -349,16 +367,16 @@ class Consortium:
         """Approve a plan at every site, or the one that is offered; by site."""
 
         def decide(name: str) -> Answer:
-            named = (plan,) if plan else ("--wait", "60")
+            named = (plan,) if plan else ("--wait", str(READY_S))
             return self.call_site(name, "approve-plan", *named, "--yes")
 
-        with ThreadPoolExecutor(max_workers=len(SITES)) as pool:
-            return dict(zip(SITES, pool.map(decide, SITES), strict=True))
+        with ThreadPoolExecutor(max_workers=len(self.sites)) as pool:
+            return dict(zip(self.sites, pool.map(decide, self.sites), strict=True))
 
     def start(self) -> None:
         """Start everything and wait until the sites are connected."""
         self.start_coordinator()
-        for name in SITES:
+        for name in self.sites:
             self.start_site(name)
         for agent in self.agents.values():
             agent.await_told(lambda told: told.get("state") == "connected")
@@ -372,9 +390,12 @@ class Consortium:
     def write_plan(self, run: str, **values: object) -> Path:
         """Write a PLAN.toml."""
         chosen = {
-            "epsilon": 8.0, "noise": NOISE, "num_rounds": 2, "min_sites": 2, "deadline_s": 120.0,
+            "epsilon": 8.0, "noise": NOISE, "num_rounds": 2, "min_sites": 2,
+            "deadline_s": 120.0 * PATIENCE,
+            "languages": ["en"], "unit": "record",
         } | values  # fmt: skip
         path = self.root / f"{run}.toml"
+        chosen["languages"] = json.dumps(chosen["languages"])
         path.write_text(PLAN.format(run=run, **chosen))
         return path
 
@@ -398,7 +419,7 @@ class Consortium:
         self,
         plan: str,
         wanted: Callable[[Mapping[str, Any]], bool] = lambda run: run["state"] in ENDED,
-        timeout_s: float = 90.0,
+        timeout_s: float = 90.0 * PATIENCE,
     ) -> Mapping[str, Any]:
         """Wait until the run of a plan is as `wanted`; returns its status."""
         deadline = time.monotonic() + timeout_s

@@ -1,17 +1,27 @@
 """What a process does and what a folder holds, as the kernel and the bytes tell it."""
 
 import base64
+import contextlib
+import json
 import os
+import shutil
 import signal
+import sqlite3
 import struct
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
 
 _LISTENING = 0x0A
 _H2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _H2_DATA, _H2_PADDED = 0, 0x08
+_HEAD_BYTES = 6
+_CHUNK_BYTES = 8_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +126,12 @@ def disguises(text: str) -> dict[str, bytes]:
         "lower case": text.lower().encode(),
         "UTF-16": text.encode("utf-16-le"),
         "hexadecimal": raw.hex().encode(),
+        "HEXADECIMAL": raw.hex().upper().encode(),
         "reversed": raw[::-1],
+        "full width": "".join(map(_wide, text)).encode(),
+        "escaped for JSON": json.dumps(text)[1:-1].encode(),
+        "escaped for an address": quote(text, safe="").encode(),
+        "GB 18030": text.encode("gb18030"),
     }
     for shift in range(3):
         # The characters at both ends also depend on the neighbours' bits.
@@ -127,13 +142,21 @@ def disguises(text: str) -> dict[str, bytes]:
     return found
 
 
+def _wide(character: str) -> str:
+    """The full-width form of a character that has one."""
+    return chr(ord(character) + 0xFEE0) if "!" <= character <= "~" else character
+
+
 def token_bytes(ids: Iterable[int]) -> dict[str, bytes]:
     """The bytes as which token ids could stand in a tensor or a list."""
     numbers = list(ids)
     packed = {
         f"tokens as {code}": struct.pack(f"<{len(numbers)}{code}", *numbers) for code in "HIqfd"
     }
-    return packed | {"tokens as JSON": ", ".join(map(str, numbers)).encode()}
+    return packed | {
+        f"tokens as {form}": joint.join(map(str, numbers)).encode()
+        for form, joint in (("JSON", ", "), ("short JSON", ","))
+    }
 
 
 def files(root: Path, *, without: Iterable[Path] = ()) -> Iterator[Path]:
@@ -147,16 +170,114 @@ def files(root: Path, *, without: Iterable[Path] = ()) -> Iterator[Path]:
                 yield path
 
 
-def sightings(paths: Iterable[Path], needles: Mapping[str, bytes]) -> list[tuple[Path, str]]:
+class Search:
+    """Looks for thousands of byte strings at once.
+
+    Six bytes of each are its anchor, those that differ most. Three small tables say which pairs of
+    bytes an anchor is made of; only where three of them follow each other is anything compared.
+    """
+
+    def __init__(self, needles: Mapping[str, bytes]) -> None:
+        self._anchored: dict[bytes, list[tuple[str, bytes, int]]] = defaultdict(list)
+        self._pairs = [np.zeros(1 << 16, dtype=bool) for _ in range(_HEAD_BYTES // 2)]
+        for name, needle in needles.items():
+            if len(needle) < _HEAD_BYTES:
+                raise ValueError(f"expected at least {_HEAD_BYTES} bytes of {name}")
+            varied = [
+                len(set(needle[at : at + _HEAD_BYTES]))
+                for at in range(len(needle) - _HEAD_BYTES + 1)
+            ]
+            offset = varied.index(max(varied))
+            anchor = needle[offset : offset + _HEAD_BYTES]
+            self._anchored[anchor].append((name, needle, offset))
+            for number, pairs in enumerate(self._pairs):
+                pairs[int.from_bytes(anchor[2 * number : 2 * number + 2], "little")] = True
+
+    def names(self, content: bytes) -> list[str]:
+        """The names of those that stand in `content`."""
+        found: set[str] = set()
+        for begin in range(0, len(content), _CHUNK_BYTES):
+            self._look(content, begin, found)
+        return sorted(found)
+
+    def _look(self, content: bytes, begin: int, found: set[str]) -> None:
+        part = np.frombuffer(content[begin : begin + _CHUNK_BYTES + _HEAD_BYTES - 1], np.uint8)
+        if part.size < _HEAD_BYTES:
+            return
+        pairs = part[1:].astype(np.uint16)
+        pairs <<= 8
+        pairs |= part[:-1]
+        places = np.flatnonzero(self._pairs[0][pairs[: 1 - _HEAD_BYTES + 1]])
+        for number in range(1, len(self._pairs)):
+            places = places[self._pairs[number][pairs[places + 2 * number]]]
+        for place in places:
+            at = begin + int(place)
+            for name, needle, offset in self._anchored.get(content[at : at + _HEAD_BYTES], ()):
+                if at >= offset and content.startswith(needle, at - offset):
+                    found.add(name)
+
+
+def sightings(
+    paths: Iterable[Path], needles: Mapping[str, bytes] | Search
+) -> list[tuple[Path, str]]:
     """Files that hold one of `needles` in their name or in their bytes, with the needle's name."""
+    search = needles if isinstance(needles, Search) else Search(needles)
     found = []
     for path in paths:
         try:
             content = os.fsencode(path) + b"\0" + path.read_bytes()
         except (FileNotFoundError, PermissionError):
             continue  # gone by now, or another user's, whom these processes cannot write for
-        found += [(path, name) for name, needle in needles.items() if needle in content]
+        found += [(path, name) for name in search.names(content)]
     return found
+
+
+def cells(database: Path) -> bytes:
+    """Every text and blob of an SQLite database, whole: in the file, pages cut them into pieces.
+
+    A copy is read, with what is still in the write-ahead log, so that its owner is not disturbed.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in database.parent.glob(f"{database.name}*"):
+            shutil.copyfile(path, Path(folder) / path.name)
+        copy = sqlite3.connect(Path(folder) / database.name)
+        copy.text_factory = bytes
+        with contextlib.closing(copy):
+            tables = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            for (table,) in tables:
+                for row in copy.execute(f'SELECT * FROM "{table.decode()}"'):  # noqa: S608
+                    found += [cell for cell in row if isinstance(cell, bytes)]
+    return b"\n".join(found)
+
+
+def left_behind(root: Path, data: Iterable[Path], search: Search) -> list[tuple[str, str]]:
+    """Files under a folder, but for those of the records, that hold something; with its name.
+
+    Databases are also read cell by cell: a long one is spread over their pages.
+    """
+    searched = list(files(root, without=data))
+    found = [(path.name, name) for path, name in sightings(searched, search)]
+    for path in searched:
+        if path.suffix == ".sqlite":
+            found += [(path.name, name) for name in search.names(cells(path))]
+    return found
+
+
+def inside(pid: int) -> bytes:
+    """Command line, environment and temporary files of a process, as it sees them itself."""
+    root = Path(f"/proc/{pid}")
+    environment = (root / "environ").read_bytes()
+    found = [(root / "cmdline").read_bytes(), environment]
+    for variable in environment.split(b"\0"):
+        name, _, folder = variable.partition(b"=")
+        if name in (b"TMPDIR", b"HOME"):
+            # Its own mounts: a folder in memory that nobody else can see.
+            seen = Path(os.fsdecode(bytes(root / "root") + folder))
+            for path in files(seen):
+                with contextlib.suppress(OSError):
+                    found += [os.fsencode(path.relative_to(seen)), path.read_bytes()]
+    return b"\n".join(found)
 
 
 def streams(recorded: bytes) -> dict[int, bytes]:

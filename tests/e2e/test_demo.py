@@ -56,7 +56,7 @@ def test_records_in_the_folder_that_is_cleaned_are_not_lost(
     [
         (["--sites", "clinic,bnak"], "bnak.jsonl.gz"),
         (["--sites", "clinic"], "at least two sites"),
-        (["--data", "nowhere"], "nowhere"),
+        (["--data", "nowhere"], "no folder"),
     ],
 )
 def test_a_wrong_call_is_refused_before_an_earlier_demo_is_cleaned_away(
@@ -76,3 +76,13 @@ def test_a_wrong_call_is_refused_before_an_earlier_demo_is_cleaned_away(
     assert main(call) == 1
     assert message in capsys.readouterr().err
     assert (out / "report.html").exists()
+
+
+def test_sites_that_are_not_generated_are_refused_and_an_earlier_demo_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], restored_signals: None
+) -> None:
+    (tmp_path / ".cloister-demo").touch()
+    (tmp_path / "report.html").touch()
+    assert main(["--out", str(tmp_path), "--sites", "clinic,bank"]) == 1
+    assert "expected sites from hospital_a" in capsys.readouterr().err
+    assert (tmp_path / "report.html").exists()

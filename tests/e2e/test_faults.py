@@ -24,6 +24,7 @@ from tests.e2e.consortium import (
     Process,
     await_client_app,
     await_end,
+    rule_told,
 )
 
 ROUNDS = [1, 2, 3, 4]
@@ -55,16 +56,6 @@ class Faults:
     unfinished: bool
     clinic: Process
     stopped: Mapping[str, Answer]
-
-
-def rule_told(agent: Process, server_round: int) -> str:
-    """The rule by which an agent lost a round; it is told after the round's start."""
-    place = next(
-        number
-        for number, told in enumerate(agent.told)
-        if told.get("stage") == "starting" and told.get("server_round") == server_round
-    )
-    return str(agent.await_told(lambda told: "rule" in told, after=place)["rule"])
 
 
 def restart_bank(made: Consortium, limit_s: float) -> Process:
