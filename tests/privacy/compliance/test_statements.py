@@ -111,4 +111,4 @@ def test_all_of_it_stands_on_the_page_for_each_run(tmp_path: Path, language: str
         assert f"<dt>{title}</dt><dd>" in page
         assert text.replace("'", "&#x27;") in page
     for line in NOT_COVERED:
-        assert words(line) in page
+        assert words(line).replace("'", "&#x27;") in page
