@@ -280,7 +280,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add("--clip-norm", type=float, default=0.3, help="of a unit (default %(default)s)")
     add("--sample-rate", type=float, default=0.2, help="of a step (default %(default)s)")
     add("--steps", type=int, default=1, help="steps a round (default %(default)s)")
-    add("--server-rate", type=float, default=0.04, help="of server Adam (default %(default)s)")
+    add("--server-rate", type=float, default=0.06, help="of server Adam (default %(default)s)")
     add(
         "--max-noise-gain",
         type=float,

@@ -107,7 +107,7 @@ class _Optimizer(_Section):
 
 class _ServerOptimizer(_Section):
     name: Literal["mean", "adam"] = "adam"
-    learning_rate: float = 0.04
+    learning_rate: float = 0.06
     beta_1: float = 0.5
     beta_2: float = 0.999
     decay: Literal["none", "cosine"] = "cosine"

@@ -237,7 +237,7 @@ def test_a_corrected_plan_is_offered_and_another_one_cannot_take_its_name(
     check_refused(serving.type_coordinator("run", path, "--detach"))
     path.write_text(text)
     plan = serving.type_coordinator("run", path, "--detach").result["plan"]
-    path.write_text(text.replace("learning_rate = 0.02", "learning_rate = 0.03"))
+    path.write_text(text.replace("sample_rate = 0.2", "sample_rate = 0.3"))
     check_refused(serving.type_coordinator("run", path, "--detach"), "another plan", "hint: ")
     assert serving.type_coordinator("stop", "--run", "corrected").status == 0
     assert serving.await_run(plan)["state"] == "stopped"

@@ -90,7 +90,7 @@ def test_the_defaults_are_the_recipe_and_other_modes_have_their_own(tmp_path: Pa
     recipe = make(tmp_path, "")
     assert recipe.optimizer == OptimizerConfig(name="sgd", learning_rate=1.0)
     assert recipe.server_optimizer == ServerOptimizerConfig(
-        name="adam", learning_rate=0.04, decay="cosine", max_noise_gain=2.5
+        name="adam", learning_rate=0.06, decay="cosine", max_noise_gain=2.5
     )
     for train in ("AB", "B-svd"):
         other = make(tmp_path, f'train = "{train}"')
