@@ -66,7 +66,7 @@ def test_a_set_is_measured_beside_presidio(
     assert main(["masking", "--data", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
     assert "skipped mtsamples" in capsys.readouterr().err
     rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"]
-    assert {row["system"] for row in rows} == {"cloister", "presidio"}
+    assert {row["system"] for row in rows} == {"bundled", "cloister", "presidio"}
     assert all(row["half"] == "test" for row in rows)
 
 

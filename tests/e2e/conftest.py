@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/e2e/" in str(item.path):
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.timeout(240 * PATIENCE))
+            item.add_marker(pytest.mark.timeout(480 * PATIENCE))
 
 
 @dataclass(frozen=True, kw_only=True)

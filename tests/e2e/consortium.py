@@ -41,7 +41,7 @@ PASSPHRASE = "correct horse battery staple"  # noqa: S105  of a test's authority
 PATIENCE = float(os.environ.get("CLOISTER_TEST_PATIENCE", "1"))
 READY_S = 60.0 * PATIENCE
 # A command that decides on a plan loads the recognisers and waits for the plan, on a busy machine.
-CALL_S = 120.0 * PATIENCE
+CALL_S = 240.0 * PATIENCE
 ENDED = ("finished", "failed", "stopped")
 
 PLAN = """\

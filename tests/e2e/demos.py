@@ -70,7 +70,7 @@ class Demo:
         """Wait until the demo says something."""
         with self._news:
             said = self._news.wait_for(
-                lambda: any(map(wanted, self._lines)) or self.process.poll() is not None, 120
+                lambda: any(map(wanted, self._lines)) or self.process.poll() is not None, 240
             )
             assert said, self._lines
             assert self.process.poll() is None, self._lines
@@ -81,7 +81,7 @@ class Demo:
 
     def wait(self) -> int:
         """Wait for its end; returns its exit status."""
-        status = self.process.wait(120)
+        status = self.process.wait(240)
         self._reader.join(10)
         if self.process.stderr is not None:
             self.process.stderr.close()

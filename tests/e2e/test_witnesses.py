@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from client.home import SiteHome
 from server.config import load
 from server.control import control
@@ -50,9 +52,10 @@ def stop(made: Consortium, *sites: str) -> None:
 
 
 def test_two_sites_that_are_told_two_histories_catch_it(
-    enrolled: Enrolled, tmp_path: Path
+    enrolled: Enrolled, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    made = Consortium.copy(enrolled.consortium, tmp_path / "forked")
+    # A name of its own: the path of a socket in it may have 107 bytes.
+    made = Consortium.copy(enrolled.consortium, tmp_path_factory.mktemp("fork") / "ed")
     try:
         made.start()
         until(lambda: all_cosigned(made))

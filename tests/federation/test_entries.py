@@ -24,6 +24,7 @@ from client.worker import WorkerFailedError, WorkerTimeoutError
 from model.base import nano_folder
 from privacy.audit.entry import FORMS, Event, make_entry, parse_entry
 from privacy.audit.verify import verify_log
+from privacy.dp import membership
 from privacy.pki.identity import SigningKey
 from privacy.plan import RoundsConfig
 from tests.e2e import planting, probe
@@ -262,7 +263,9 @@ def fitting(event: Event) -> dict[str, Any]:
     """Fields of an event that would do."""
     samples: tuple[Any, ...] = (
         "sha256:" + "0" * 64, "7", "a" * 64, "x", 1, 0.5, {}, [], ["a"],
-        [["EMAIL", "en", 2, 1]], [[1.0, 0.1, 1]],
+        [["EMAIL", "en", 2, 1, 1]], [["en", 2, 0]], [[1.0, 0.1, 1]],
+        "plan-approved", "cloister/a+00000000+" + "A" * 44,
+        *([0] * membership.num_cells(field) for field in membership.FIELDS),
     )  # fmt: skip
     return {
         name: next(sample for sample in samples if kind.fits(sample))
@@ -299,7 +302,7 @@ def test_no_field_of_any_event_takes_a_sentence(
 
     assert made()
     targets: list[tuple[dict[str, Any], str]] = [
-        *((fields, name) for name in form.fields if name != "plan"),
+        *((fields, name) for name in {**form.fields, **form.may} if name != "plan"),
         *((subjects, name) for name in form.subjects),
         (fields, "note"),
         (subjects, "note"),

@@ -102,7 +102,7 @@ class TwoFaced:
         self.folder = folder
         self.log = Log(folder, federation.key, "cloister/regio", [own])
         self._key = federation.key
-        self.log.append(self._entry("203.0.113.7"))
+        self.log.append(self._entry("a"))
         self._honest = self._coordinator.checkpoint
         self._honest_take = self._coordinator.cosigned
 
@@ -113,7 +113,7 @@ class TwoFaced:
             Event.DOOR_REFUSED,
             sequence=self.log.next_sequence(self._key.key_id),
             at=datetime.now(UTC),
-            predicate={"rule": "malformed", "peer": peer},
+            predicate={"rule": "malformed", "peer": "hmac-sha256:" + 64 * peer},
         )
 
     def begin(self) -> None:
