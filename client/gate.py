@@ -25,8 +25,8 @@ def pass_canaries(masker: Masker, config: SiteConfig, plan: RunPlan) -> Measured
     Raises:
       ConfigError: The site's own notes cannot be read.
       OwnNotesError: Too little is masked in the site's own notes, or too much; no record was read.
-      RecallError: A planted type is found less often than the plan or this site demands; no record was
-        read.
+      RecallError: A planted type is found less often than the plan or this site demands; no
+        record was read.
       OverMaskingError: Something is masked in more clean sentences than the plan or this site
         allows; no record was read.
     """
