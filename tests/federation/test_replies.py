@@ -6,6 +6,7 @@ added is what the run releases.
 
 import dataclasses
 import struct
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -276,7 +277,12 @@ def test_own_notes_end_the_agent_and_no_log_says_so(tmp_path: Path) -> None:
         )
         rounds = RoundsConfig(num_rounds=1, min_sites=1, deadline_s=8.0)
         plan = quiet_plan("own", "ab", rounds=rounds)
-        world.run(plan)
+        world.offer(plan, wait_s=30.0)
+        for other in world.sites.values():
+            other.decide(plan)
+        deadline = time.monotonic() + 20
+        while site.error is None and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert isinstance(site.error, OwnNotesError)
         assert "(own), got 0.5" in str(site.error)
         assert site.error.hint == "mend them"
