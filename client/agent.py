@@ -54,17 +54,18 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 from client.home import SiteHome, file_digest
 from client.witness import SiteWitness, check_stopped
-from client.worker import Feed, Worker, WorkerTimeoutError
+from client.worker import Feed, Worker, WorkerFailedError, WorkerTimeoutError
 from model.tensors import Packed, packed_digest, write_adapter_folder
 from privacy import wire
-from privacy.audit.entry import Event, parse_entry
+from privacy.audit.entry import Event
 from privacy.dp import calibrate
-from privacy.dp.ledger import TEST_RUN, Reservation
+from privacy.dp.ledger import Reservation
 from privacy.errors import (
     BudgetExceededError,
     ConfigError,
     FederationError,
     InstructionRefusedError,
+    OwnNotesError,
     PlanRefusedError,
     ReplyRefusedError,
     TrainingError,
@@ -332,7 +333,7 @@ class Agent:
             together and nobody has decided yet.
         """
         check_stopped(self._home)
-        self._check_ledger()
+        self._journal.check_ledger(self._ledger)
         # Its libraries take seconds to load: let them, while this site connects and waits.
         self._worker.start()
         threading.Thread(target=calibrate.load, name="accountant", daemon=True).start()
@@ -356,30 +357,6 @@ class Agent:
             self._journal.close()
             self._tell(state="stopped")
         self._check_witness()
-
-    def _check_ledger(self) -> None:
-        """Check that the ledger holds every round that the journal says was reserved.
-
-        Raises:
-          ConfigError: It does not: it was lost, or is another population's.
-        """
-        held = {entry.key for entry in self._ledger.entries()}
-        written = [parse_entry(line) for line, _ in self._journal.lines()]
-        # What was set aside was done all the same.
-        written += [refused.entry for refused in self._journal.set_aside_entries()]
-        for entry in written:
-            if entry.event in (Event.BUDGET_RESERVED, Event.TEST_RESERVED):
-                said, plan = entry.predicate, entry.subjects["plan"]
-                place, what = (plan, said["run_id"], said.get("server_round", 0)), "round"
-                if entry.event is Event.TEST_RESERVED:
-                    place, what = (plan, TEST_RUN, said["test_number"]), "test"
-                if place not in held:
-                    raise ConfigError(
-                        f"expected {what} {place[2]} of {plan} in the ledger of population "
-                        f"{self._ledger.population}, got none: this site has spent it",
-                        hint="restore the folder ledger/ from a copy; another population needs a "
-                        "site folder and an enrolment of its own",
-                    )
 
     # -- connection ----------------------------------------------------------------------------
 
@@ -744,6 +721,14 @@ class Agent:
                 request, timeout_s=limit_s, on_progress=lambda progress: self._tell(**progress)
             )
         except TrainingError as error:
+            if isinstance(error, WorkerFailedError) and error.rule == OwnNotesError.__name__:
+                # Own notes are records: no entry may follow from them, not even a refusal. A
+                # person has to look, and a round that was reserved may be asked for again.
+                self._tell(state="stopped", stage="failed", reason=str(error))
+                raise OwnNotesError(
+                    f"masking falls short on this site's own labelled notes: {error}",
+                    hint=error.hint,
+                ) from None
             rule = "deadline" if isinstance(error, WorkerTimeoutError) else "training-failed"
             if self._stopping.is_set():
                 rule = "stopped"

@@ -457,7 +457,7 @@ def _check_masking(plan: RunPlan, config: SiteConfig, home: SiteHome) -> None:
 
     Raises:
       PlanRuleError: Too few are found, or too much else is masked.
-      ConfigError: The site's own notes cannot be read, or a key is missing.
+      ConfigError: The site's own notes cannot be read or fall short, or a key is missing.
       MaskingError: The recognisers cannot be built or failed.
     """
     # Imported where it is needed: recognisers take seconds to load.
@@ -465,8 +465,8 @@ def _check_masking(plan: RunPlan, config: SiteConfig, home: SiteHome) -> None:
     from client.policy import PlanRuleError
     from privacy.masking.masker import Masker
 
-    # Only the figures are a reason to refuse: what a person here can repair must not end up
-    # signed in the evidence as a decision.
+    # Only the figures of planted examples are a reason to refuse: what a person here can repair,
+    # and what follows from own notes, must not end up signed in the evidence as a decision.
     key = home.surrogate_key() if plan.masking.mode == "surrogate" else None
     masker = Masker(plan.masking, key, ner=config.masking.ner)
     try:

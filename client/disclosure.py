@@ -137,8 +137,10 @@ class AdapterTest:
         A test that was cut off goes first, with the noise that it was reserved with.
 
         Raises:
-          ConfigError: No noise reaches the target.
+          ConfigError: No noise reaches the target, or the ledger is not the one that the journal
+            spent from.
         """
+        self.journal.check_ledger(self.ledger)
         tests = self.ledger.tests(self.plan.digest)
         if tests and not self._is_told(tests[-1].server_round):
             return tests[-1].server_round, tests[-1].event
@@ -170,9 +172,12 @@ class AdapterTest:
 
         Raises:
           BudgetExceededError: The site does not allow it; the log says so.
+          ConfigError: The ledger is not the one that the journal spent from; nothing is reserved.
           TrainingError: The attacks failed; the test stays spent, and may be tried again.
           TransportError: The coordinator cannot be reached; the test goes on the next time.
         """
+        # An empty ledger, of another population or after a loss, would let it all be spent again.
+        self.journal.check_ledger(self.ledger)
         self.journal.flush(link.append)
         kept = self.journal.get(self.plan.digest, KIND, number)
         if kept is None:

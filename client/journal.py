@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.audit.entry import Entry, Event, commit, format_time, make_entry, parse_entry
+from privacy.dp.ledger import TEST_RUN, Ledger
 from privacy.errors import ConfigError
 from privacy.pki.identity import SigningKey
 from privacy.plan import RunPlan
@@ -328,6 +329,30 @@ class Journal:
                 "SELECT line, reason, set_aside_at FROM set_aside ORDER BY rowid"
             ).fetchall()
         return tuple(_refusal(row) for row in rows)
+
+    def check_ledger(self, ledger: Ledger) -> None:
+        """Check that `ledger` holds every round and test that was said to be reserved here.
+
+        Raises:
+          ConfigError: It does not: it was lost, or is another population's.
+        """
+        held = {entry.key for entry in ledger.entries()}
+        written = [parse_entry(line) for line, _ in self.lines()]
+        # What was set aside was done all the same.
+        written += [refused.entry for refused in self.set_aside_entries()]
+        for entry in written:
+            if entry.event in (Event.BUDGET_RESERVED, Event.TEST_RESERVED):
+                said, plan = entry.predicate, entry.subjects["plan"]
+                place, what = (plan, said["run_id"], said.get("server_round", 0)), "round"
+                if entry.event is Event.TEST_RESERVED:
+                    place, what = (plan, TEST_RUN, said["test_number"]), "test"
+                if place not in held:
+                    raise ConfigError(
+                        f"expected {what} {place[2]} of {plan} in the ledger of population "
+                        f"{ledger.population}, got none: this site has spent it",
+                        hint="restore the folder ledger/ from a copy; another population needs a "
+                        "site folder and an enrolment of its own",
+                    )
 
     def lines(self) -> list[tuple[bytes, int | None]]:
         """Every entry with its place in the coordinator's log, None before it is there."""

@@ -5,7 +5,9 @@ records are read, masked and split by the same code. Losses of single units neve
 process; figures and counts go to the site's own command, which decides what becomes of them.
 
 A unit's losses are computed by itself, never beside others: what stands in a batch with it would
-change their last digits, and a count could move by more than one when a unit is taken away.
+change their last digits, and a count could move by more than one when a unit is taken away. A
+long unit's records go through in microbatches of their own, as in training: all at once would not
+fit into memory, and its test, spent already, could never end.
 """
 
 import json
@@ -28,6 +30,7 @@ from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adap
 from model.loss import LOSS_DENOMINATOR, base_of, collate, per_example_loss
 from model.tokenizer import Example, encode
 from privacy.dp import membership
+from privacy.dp.engine import DEFAULT_MAX_TOKENS, parts_of
 from privacy.errors import ConfigError
 from privacy.plan import RunPlan
 
@@ -89,10 +92,15 @@ def _losses(model: nn.Module, units: Sequence[Sequence[Example]], what: str) -> 
     device = base_of(model).device
     losses = []
     for number, examples in enumerate(units):
-        batch = collate(examples).to(device)
-        loss_B = per_example_loss(model, batch.input_ids, batch.attention_mask, batch.answer_mask)
-        nll = float(loss_B.double().sum()) * LOSS_DENOMINATOR
-        losses.append(nll / int(batch.answer_mask.sum()))
+        nll, num_tokens = 0.0, 0
+        for part in parts_of([examples], DEFAULT_MAX_TOKENS):
+            batch = collate(part).to(device)
+            loss_B = per_example_loss(
+                model, batch.input_ids, batch.attention_mask, batch.answer_mask
+            )
+            nll += float(loss_B.double().sum()) * LOSS_DENOMINATOR
+            num_tokens += int(batch.answer_mask.sum())
+        losses.append(nll / num_tokens)
         if number % _REPORT_EVERY == 0:
             report(f"attacking_{what}", units=number)
     return losses

@@ -64,9 +64,10 @@ def _announce(
         f"costs       epsilon {alone:.3f} by itself; the ledger goes from {before:.3f} to"
         f" {total:.3f} of {ledger.budget_epsilon:g}, delta {ledger.delta:g}"
     )
-    console.say(
-        f"shows       an area to about +- {width:.2f} at most, with {declared} units declared"
-    )
+    shows = f"an area to about +- {width:.2f} at most"
+    if min(declared, num_others) <= (needed := membership.smallest_group(event.noise_multiplier)):
+        shows = f"perhaps no area: it takes more than {needed:.0f} members and others"
+    console.say(f"shows       {shows}, with {declared} units declared")
 
 
 def _show_exact(args: argparse.Namespace, found: Mapping[str, Any], home: SiteHome) -> None:

@@ -2,6 +2,7 @@
 
 FederationError
 ├── ConfigError            a file or a plan says something impossible
+│   └── OwnNotesError      masking falls short on the site's own labelled notes
 ├── PlanRefusedError       this site's policy does not allow the plan
 ├── RuleError              a rule of the institution's door was broken
 │   ├── InstructionRefusedError   an instruction does not fit an approved plan
@@ -35,6 +36,14 @@ class FederationError(Exception):
 
 class ConfigError(FederationError):
     """A file or a plan says something impossible."""
+
+
+class OwnNotesError(ConfigError):
+    """Masking falls short on the site's own labelled notes.
+
+    What it says follows from records: it is for a person at the site, never for a log, and its
+    name is no rule that a refusal may give.
+    """
 
 
 class PlanRefusedError(FederationError):

@@ -40,7 +40,7 @@ class CanaryAudit:
 
     Attributes:
       claim: Epsilon by the accountant, from above.
-      lower_bound: Epsilon by the guesses, from below, at confidence `CONFIDENCE`.
+      lower_bound: Epsilon by the guesses, from below, at the audit's confidence.
       highest: What the lower bound would be, had all guesses been right. Where the claim is above
         it, the audit could not have fired: take more canaries.
       num_canaries: Made-up units, each in or out by a fair coin.
@@ -71,6 +71,7 @@ def audit_one_run(
     sensitivity: float = 1.0,
     rank: int | None = None,
     seed: int = 0,
+    confidence: float = CONFIDENCE,
 ) -> CanaryAudit:
     """Run `releases.num_steps` private steps on canaries only, and guess. Changes nothing.
 
@@ -85,6 +86,8 @@ def audit_one_run(
         purpose: above 1 the claim is false, which shows that the audit can find out.
       rank: As the site trains (`PrivateGradients`).
       seed: Of tokens and coordinates; coins, draws and noise are the operating system's.
+      confidence: Of the lower bound. Who runs n audits and looks whether any fires gives each
+        1 - 0.05 / n (Bonferroni), or true claims are refuted in more than one run of twenty.
 
     Raises:
       ValueError: Fewer than 10 canaries, or a number is impossible.
@@ -124,7 +127,7 @@ def audit_one_run(
     members = set(is_in)
     num_right = sum((float(evidence_M[index]) > 0) == (index in members) for index in chosen)
     lower_bound, highest = (
-        epsilon_lower_bound(num_canaries, num_guesses, count, delta=delta, confidence=CONFIDENCE)
+        epsilon_lower_bound(num_canaries, num_guesses, count, delta=delta, confidence=confidence)
         for count in (num_right, num_guesses)
     )
     return CanaryAudit(

@@ -177,7 +177,7 @@ class PrivateGradients:
         losses: list[Tensor] = []
         for members in _microbatches(units, 0 if self._is_alone() else self.max_tokens):
             chosen = [units[index] for index in members]
-            parts = list(_parts(chosen, self.max_tokens))
+            parts = list(parts_of(chosen, self.max_tokens))
             if len(parts) == 1:
                 losses.append(self._backward(chosen))
                 norms_U = self._units.norms()
@@ -337,7 +337,7 @@ def _microbatches(units: Sequence[Sequence[Example]], max_tokens: int) -> Iterat
         yield group
 
 
-def _parts(units: Sequence[Sequence[Example]], max_tokens: int) -> Iterator[list[Example]]:
+def parts_of(units: Sequence[Sequence[Example]], max_tokens: int) -> Iterator[list[Example]]:
     """All examples in groups of at most `max_tokens` tokens with padding, longest first."""
     examples = [example for unit in units for example in unit]
     examples.sort(key=lambda example: -len(example.input_ids))

@@ -47,6 +47,11 @@ MAX_CELL = 2**40
 _Z = 1.959963984540054  # 95 %, both sides
 # Of the noise in a tail of others, before a rate of false alarms is claimed.
 _SIGMAS = 2.0
+# Of the noise in a group's size, before an area is given: by the other attacks' counts, and by its
+# own. The noise of its own may not decide at the size that decides: areas that were given would be
+# those with much noise, and intervals of areas of 0.97 held the truth in 86 % of runs.
+_SMALLEST = 5.0
+_SMALLEST_OWN = 3.0
 _HALVINGS = 60
 # Mean losses of a token, in nats: half octaves from 1/64 to 16, negated.
 _LOSS_EDGES = tuple(-(2.0 ** (half / 2)) for half in range(8, -13, -1))
@@ -241,8 +246,7 @@ def estimate(name: str, counts: Mapping[str, Sequence[int]], noise_multiplier: f
     """
     members, others = (list(counts[f"{name}_{group}"]) for group in GROUPS)
     num_members, num_others = sum(members), sum(others)
-    smallest = 3 * noise_multiplier * math.sqrt(len(members))
-    if min(num_members, num_others) <= smallest:
+    if not _are_large(name, counts, noise_multiplier):
         # A ratio of two numbers that may be noise says nothing.
         rates = (_too_few(max_fpr, noise_multiplier) for max_fpr in FALSE_ALARMS)
         return Attack(auc=None, rates=tuple(rates))
@@ -269,6 +273,23 @@ def estimate(name: str, counts: Mapping[str, Sequence[int]], noise_multiplier: f
             _noised_rate(members, others, max_fpr, noise_multiplier) for max_fpr in FALSE_ALARMS
         ),
     )
+
+
+def _are_large(name: str, counts: Mapping[str, Sequence[int]], noise_multiplier: float) -> bool:
+    """Whether both groups are so large that a ratio of their sizes is no ratio of noise."""
+    return all(
+        sum(counts[f"{attack}_{group}"])
+        > (_SMALLEST_OWN if attack == name else _SMALLEST)
+        * noise_multiplier
+        * math.sqrt(num_cells(f"{attack}_{group}"))
+        for attack in EDGES
+        for group in GROUPS
+    )
+
+
+def smallest_group(noise_multiplier: float) -> float:
+    """Units, by the noised counts, that both groups must have more of for an area to be given."""
+    return _SMALLEST * noise_multiplier * math.sqrt(max(map(num_cells, FIELDS)))
 
 
 def half_width(num_members: int, num_others: int, noise_multiplier: float) -> float:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from client.cli import main
 from client.home import SiteHome
 from model.loss import base_of
 from privacy.dp import engine
-from privacy.dp.canary_audit import audit_one_run
+from privacy.dp.canary_audit import CanaryAudit, audit_one_run
+from privacy.dp.one_run import epsilon_lower_bound, p_value
 from privacy.errors import ConfigError
 from privacy.plan import RunPlan
 from tests.client.tiny import plan_for, site_home, tiny_base
@@ -48,13 +50,14 @@ def test_a_sound_engine_is_not_refuted_and_no_record_is_read(
     assert audit(home, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["plan"], said["fires"]) == (plan.digest, False)
+    assert said["confidence"] == 0.95
     assert [(a["releases"], a["num_steps"], a["sample_rate"]) for a in said["audits"]] == [
         ("plan", 4, 0.5),
         ("sharp", 1, 1.0),
     ]
     for found in said["audits"]:
         assert found["lower_bound"] <= found["claim"] <= 2.0
-        assert found["confidence"] == 0.95
+        assert found["confidence"] == pytest.approx(0.975)
         assert found["could_fire"] is True
     # The file of records that the settings name does not exist, and no ledger or journal was made.
     assert sorted(path.name for path in home.iterdir()) == before
@@ -67,7 +70,7 @@ def test_contributions_that_are_too_long_refute_the_claim(
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2
     assert all("claim 2.0" in line or "claim 1.9" in line for line in said)
-    assert all("at 95%" in line and line.endswith("REFUTED") for line in said)
+    assert all("at 97.5%" in line and line.endswith("REFUTED") for line in said)
 
 
 def test_an_engine_without_noise_is_refuted(
@@ -103,6 +106,42 @@ def test_the_audit_computes_as_the_site_is_set(
 def test_factors_that_take_turns_are_audited_each(base: Path) -> None:
     kinds = [(kind, number) for kind, number, *_ in _audits(plan_for(base, train="AB"), 100)]
     assert kinds == [("plan", 1), ("sharp", 1), ("plan", 2), ("sharp", 2)]
+
+
+@pytest.mark.parametrize(("train", "num_audits"), [("B", 2), ("AB", 4)])
+def test_all_audits_together_refute_a_true_claim_in_at_most_one_run_of_twenty(
+    tmp_path: Path,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    train: Literal["B", "AB"],
+    num_audits: int,
+) -> None:
+    folder = site_home(tmp_path / "home", base)
+    (folder / "plan.json").write_bytes(plan_for(base, train=train).canonical())
+    missed = []
+
+    def watched(*args: object, **numbers: float) -> CanaryAudit:
+        # A bound that as few as 5 % of true claims reach: enough for one audit alone, no more.
+        missed.append(1 - numbers["confidence"])
+        num_right = next(n for n in range(101) if p_value(1000, 100, n, epsilon=1, delta=0) < 0.05)
+        bound = epsilon_lower_bound(
+            1000, 100, num_right, delta=0, confidence=numbers["confidence"]
+        )
+        return CanaryAudit(
+            claim=1.0,
+            lower_bound=bound,
+            highest=3.4,
+            num_canaries=1000,
+            num_guesses=100,
+            num_right=num_right,
+        )
+
+    monkeypatch.setattr(audit_privacy, "audit_one_run", watched)
+    assert audit(folder) == 0
+    assert len(missed) == num_audits
+    assert sum(missed) == pytest.approx(0.05)
+    assert "REFUTED" not in capsys.readouterr().out
 
 
 def test_a_long_plan_is_audited_over_some_steps_and_says_so(

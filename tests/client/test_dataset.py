@@ -14,7 +14,7 @@ from client.config import SiteConfig, format_config, parse_config
 from client.dataset import SiteDataset, is_held_out, load, probe
 from model.config import AdapterConfig, BaseRef, TensorSpec
 from privacy.dp.config import MechanismConfig, Unit
-from privacy.errors import ConfigError, MaskingError, OverMaskingError
+from privacy.errors import ConfigError, MaskingError, OverMaskingError, OwnNotesError
 from privacy.masking.canaries import Measured
 from privacy.masking.config import MaskingConfig
 from privacy.masking.figures import OverMasking, Recall
@@ -286,7 +286,7 @@ def own_notes(tmp_path: Path, text: str) -> SiteConfig:
 
 
 def test_own_notes_count_before_a_record_is_read_and_are_not_quoted(tmp_path: Path) -> None:
-    with pytest.raises(MaskingError, match=r"CREDIT_CARD \(own\).*0 of 1") as caught:
+    with pytest.raises(OwnNotesError, match=r"CREDIT_CARD \(own\).*0 of 1") as caught:
         load(own_notes(tmp_path, "zebra #123"), make_plan(), tokenizer(), holdout_key=KEY)
     assert "zebra" not in str(caught.value)
 

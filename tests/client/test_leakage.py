@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
+from client import leakage
 from client.dataset import TokenizedUnit
-from client.leakage import HEADER, measure
+from client.leakage import HEADER, _losses, measure
 from client.train import train_round
 from client.worker import Worker
 from model.adapter import (
@@ -29,6 +30,7 @@ from model.tensors import add_update
 from model.tokenizer import Example
 from privacy.dp import membership
 from privacy.dp.calibrate import calibrate_noise
+from privacy.dp.engine import DEFAULT_MAX_TOKENS
 from privacy.errors import ConfigError
 from privacy.masking.config import MaskingConfig
 from privacy.plan import OptimizerConfig, RoundsConfig, RunPlan, SiteShare
@@ -195,6 +197,45 @@ def test_a_unit_with_many_records_is_counted_once(model: nn.Module, plan: RunPla
     many = [[unit[0]] * 7 for unit in random_units(5, seed=1)]
     found = measure(model, many, random_units(5, seed=2), plan, read_adapter(model))
     assert found["num_members"] == sum(found["counts"]["loss_members"]) == 5
+
+
+def long_unit(num_records: int) -> list[Example]:
+    """A unit whose records differ in length, and are more than fit into one microbatch."""
+    generator = torch.Generator().manual_seed(7)
+    return [
+        Example(torch.randint(3, 64, (5 + number % 9,), generator=generator).tolist(), 3)
+        for number in range(num_records)
+    ]
+
+
+def test_a_unit_with_thousands_of_records_goes_through_in_parts_to_the_same_score(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.eval()
+    unit, sizes = long_unit(1500), []
+
+    def watched(model: nn.Module, input_ids: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+        sizes.append(input_ids.numel())
+        return per_example_loss(model, input_ids, *masks)
+
+    monkeypatch.setattr(leakage, "per_example_loss", watched)
+    (in_parts,) = _losses(model, [unit], "adapter")
+    assert len(sizes) > 1
+    assert max(sizes) <= DEFAULT_MAX_TOKENS
+    monkeypatch.setattr(leakage, "DEFAULT_MAX_TOKENS", 10**9)
+    (at_once,) = _losses(model, [unit], "adapter")
+    assert in_parts == pytest.approx(at_once, abs=1e-5)
+
+
+def test_a_long_units_score_is_the_same_to_the_last_bit_whoever_else_is_there(
+    model: nn.Module,
+) -> None:
+    model.eval()
+    unit, around = long_unit(500), random_units(5, seed=3)
+    (alone,) = _losses(model, [unit], "adapter")
+    for place in range(len(around) + 1):
+        units = [*around[:place], unit, *around[place:]]
+        assert _losses(model, units, "adapter")[place] == alone
 
 
 def test_without_held_out_units_nothing_is_attacked(model: nn.Module, plan: RunPlan) -> None:

@@ -95,6 +95,19 @@ def test_a_federation_is_made_enrolled_and_asked(
         assert journal.decision(plan.digest) is None
         assert journal.lines() == []
         journal.close()
+        # Nor is what its own notes decide: a refusal would tell something about records.
+        notes = {"text": "Seen: zebra #123", "spans": [{"start": 6, "end": 16, "type": "EMAIL"}]}
+        (folder / "c" / "notes.jsonl").write_text(json.dumps(notes) + "\n")
+        settings.write_text(wrong.replace("mistyped", "notes"))
+        assert client.cli.main(["approve-plan", "--yes", "--home", str(folder / "c")]) == 1
+        said = capsys.readouterr().err
+        assert "EMAIL (own)" in said
+        assert "your own labelled notes: nothing was decided" in said
+        assert "zebra" not in said
+        journal = SiteHome(folder / "c").journal()
+        assert journal.decision(plan.digest) is None
+        assert journal.lines() == []
+        journal.close()
         settings.write_text(sound)
         # Nobody said yes, and nobody is there to ask.
         assert client.cli.main(["approve-plan", "--home", str(folder / "c")]) == 1

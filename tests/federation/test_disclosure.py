@@ -1,6 +1,7 @@
 """A test of an adapter: exact figures stay, noised counts leave once, behind their budget."""
 
 import json
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -317,6 +318,38 @@ def test_a_ledger_that_lost_a_test_stops_the_agent(
     agent = Agent(site.home, lambda _: None, site.trainer)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected test 1 of"):
         agent.run()
+
+
+@pytest.mark.parametrize("what", ["lost", "another population"])
+def test_a_ledger_that_the_journal_did_not_spend_from_reserves_no_test(
+    site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    ledger = site.home.ledger_folder
+    kept, known = ledger.with_name("kept"), spent_tests(site)
+    said = len(told(site, Event.TEST_RESERVED))
+    if what == "lost":
+        ledger.rename(kept)
+    else:
+        config = site.home.config()
+        data = config.data.model_copy(update={"population": "renamed"})
+        other = config.model_copy(update={"data": data})
+        monkeypatch.setattr(type(site.home), "config", lambda _: other)
+    try:
+        with pytest.raises(ConfigError, match="this site has spent it"):
+            release(site, attacker)
+        with AdapterTest(site.home, "", attacker) as test:  # type: ignore[arg-type]
+            # Also where nothing was prepared.
+            with pytest.raises(ConfigError, match="this site has spent it"):
+                test.release(1, membership.event(5.0), None, print)  # type: ignore[arg-type]
+            assert test.ledger.entries() == []
+    finally:
+        if what == "lost":
+            shutil.rmtree(ledger, ignore_errors=True)
+            kept.rename(ledger)
+        monkeypatch.undo()
+    assert not attacker.requests
+    assert spent_tests(site) == known
+    assert len(told(site, Event.TEST_RESERVED)) == said
 
 
 def test_rounds_go_on_behind_a_test_and_count_it(

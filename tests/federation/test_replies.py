@@ -6,7 +6,9 @@ added is what the run releases.
 
 import dataclasses
 import struct
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from model.tensors import packed_digest
 from privacy import wire
 from privacy.audit.entry import Event, parse_entry
 from privacy.audit.verify import verify_log
+from privacy.errors import OwnNotesError
 from privacy.pki.identity import SigningKey
 from privacy.plan import RoundsConfig, RunPlan
 from tests.federation.world import (
@@ -261,6 +264,36 @@ def test_nothing_leaves_the_site_when(to_agent: Told, number: int, rule: str) ->
     # The reservation stays spent.
     spent = [entry.key for entry in site.home.ledger().entries()]
     assert (plan.digest, plan.run_id, server_round) in spent
+
+
+def test_own_notes_end_the_agent_and_no_log_says_so(tmp_path: Path) -> None:
+    """A refusal that they decide would be a bit about records, with no noise and no budget."""
+    with Federation(tmp_path / "own").serving() as world:
+        for number, name in enumerate("ab"):
+            world.enrol(name, float(number + 1)).start()
+        site = world.sites["a"]
+        site.trainer.before = failing(
+            WorkerFailedError(OwnNotesError.__name__, "", "(own), got 0.5", hint="mend them")
+        )
+        rounds = RoundsConfig(num_rounds=1, min_sites=1, deadline_s=8.0)
+        plan = quiet_plan("own", "ab", rounds=rounds)
+        world.offer(plan, wait_s=30.0)
+        for other in world.sites.values():
+            other.decide(plan)
+        deadline = time.monotonic() + 20
+        while site.error is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert isinstance(site.error, OwnNotesError)
+        assert "(own), got 0.5" in str(site.error)
+        assert site.error.hint == "mend them"
+        journal = site.home.journal()
+        events = [parse_entry(line).event for line, _ in journal.lines()]
+        journal.close()
+        assert Event.REPLY_REFUSED not in events
+        assert Event.INSTRUCTION_REFUSED not in events
+        # Spent, and not used up: the round may be asked for again once the notes are mended.
+        (entry,) = site.home.ledger().entries()
+        assert entry.update_digest is None
 
 
 def test_no_text_of_the_training_process_is_in_any_file_of_the_coordinator(

@@ -243,6 +243,47 @@ def test_noised_counts_give_the_area_within_its_interval(shift: float) -> None:
     assert np.mean(values) == pytest.approx(truth, abs=0.02)
 
 
+@pytest.mark.parametrize("num_members", [120, 480])
+def test_the_smallest_sizes_that_give_an_area_give_one_whose_interval_holds(
+    monkeypatch: pytest.MonkeyPatch, num_members: int
+) -> None:
+    truth, held, given = NormalDist().cdf(2.66 / math.sqrt(2)), 0, 0
+    assert truth == pytest.approx(0.97, abs=1e-3)
+    rng = np.random.default_rng(0)
+    # The smallest size is 5 * 5 * sqrt(22), 117: half of the noised sizes are below it.
+    monkeypatch.setattr(
+        membership, "draw_noise", lambda size, sd: np.rint(rng.normal(0, sd, size)).astype(int)
+    )
+    for _ in range(1500):
+        exact = counted_normals(rng, 2.66, num_members, 120)
+        area = membership.estimate("reference", membership.release(exact, 5.0), 5.0).auc
+        if area is not None:
+            given += 1
+            held += area.low <= truth <= area.high
+    assert 0.2 * 1500 < given < 0.75 * 1500
+    assert held >= 0.94 * given
+
+
+def test_an_area_that_too_few_units_stand_behind_is_not_given() -> None:
+    # These sizes gave one, with an interval that held the truth in 89 % of runs.
+    exact = counted_normals(np.random.default_rng(0), 2.66, 300, 80)
+    for _ in range(20):
+        told = membership.estimate("reference", membership.release(exact, 5.0), 5.0)
+        assert told.auc is None
+
+
+def counted_normals(
+    rng: np.random.Generator, shift: float, num_members: int, num_others: int
+) -> dict[str, tuple[int, ...]]:
+    """Counts of scores of which those of members are higher by `shift` standard deviations."""
+    return counted(
+        *(
+            [(0.0, score) for score in rng.normal(middle, 1, size).tolist()]
+            for middle, size in ((shift, num_members), (0, num_others))
+        )
+    )
+
+
 def test_more_noise_makes_the_interval_wider_and_then_there_is_no_figure() -> None:
     exact = counted(*population(0.0, 400, 100, 0))
     widths = []
