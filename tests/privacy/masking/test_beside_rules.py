@@ -18,15 +18,12 @@ from privacy.masking.mask import Span, mask
 QUICK = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 
 CUES = {
-    "en": (
-        "Fax Contact Call Phone: Contact: reached at MRN password: SSN ABA routing SWIFT VIN "
-        "license plate member ID age aged Dr. my name is lives in and on the ending in"
-    ).split(),
-    "zh": "传真 电话： 联系人： 病历号 密码是 护照号 联行号 SWIFT代码 患者 现住 年龄： 医保卡号 于".split(),
+    "en": ["Fax", "Contact", "Call", "Phone:", "Contact:", "reached", "at", "MRN", "password:", "SSN", "ABA", "routing", "SWIFT", "VIN", "license", "plate", "member", "ID", "age", "aged", "Dr.", "my", "name", "is", "lives", "in", "and", "on", "the", "ending", "in"],
+    "zh": ["传真", "电话：", "联系人：", "病历号", "密码是", "护照号", "联行号", "SWIFT代码", "患者", "现住", "年龄：", "医保卡号", "于"],
 }
 NAMES = {
-    "en": "Chicago Emily Carter Springfield Murphy mark wright Hope April Anna".split(),
-    "zh": "张三 欧阳志远 刘建国 北京市 杭州市西湖区 Anna".split(),
+    "en": ["Chicago", "Emily", "Carter", "Springfield", "Murphy", "mark", "wright", "Hope", "April", "Anna"],
+    "zh": ["张三", "欧阳志远", "刘建国", "北京市", "杭州市西湖区", "Anna"],
 }
 # Texts in which the model took the cue before the rules had read it.
 LOST = (
