@@ -193,11 +193,12 @@ def _over_masking(sites: list[SiteEvidence], ceiling: float, page: Page) -> Html
 
 
 def _unmeasured(sites: list[SiteEvidence], page: Page) -> Html:
-    measured = {recall.entity_type for site in sites for recall in site.recalls}
-    left = sorted({kind for site in sites for kind in site.masked} - measured)
+    left: set[tuple[str, str]] = set()
+    for site in sites:
+        measured = {(recall.entity_type, recall.source) for recall in site.recalls}
+        languages = {figure.source for figure in site.over_masking}
+        left |= {(kind, tongue) for kind in site.masked for tongue in languages} - measured
     if not left:
         return NOTHING
-    names = ", ".join(page.kind(kind) for kind in left)
-    return tag(
-        "p", page.say("Masked, and not measured in the plan's languages: {names}.", names=names)
-    )
+    names = "; ".join(f"{page.kind(kind)}, {page.tongue(tongue)}" for kind, tongue in sorted(left))
+    return tag("p", page.say("Masked, and not measured in this language: {names}.", names=names))

@@ -3,13 +3,20 @@
 What is found is taken out and what is left is searched again, until nothing is found: a number
 that a neighbour hid is seen once the neighbour is gone. Masking a masked text changes nothing:
 a placeholder that stands in a text already is to the rules the same sign as what was taken out.
+
+A model reads the text beside the rules, and never before them: a word that it takes, a name or
+not, may be the cue of a number. So what the rules alone mask is masked with any model too.
 """
 
 import re
+from typing import TYPE_CHECKING
 
 from privacy.errors import MaskingError
 from privacy.masking.config import MaskingConfig
 from privacy.masking.mask import Span, merge, unmasked_segments
+
+if TYPE_CHECKING:
+    from privacy.masking.presidio import Analyzer
 
 __all__ = ["Detector", "Span"]
 
@@ -100,7 +107,9 @@ class Detector:
             model = load_model(ner)
             from privacy.masking.presidio import Analyzer
 
-            self._analyzer = Analyzer(config.entity_types, config.languages, model)
+            types, languages = config.entity_types, config.languages
+            self._rules = Analyzer(types, languages)
+            self._model = None if model is None else Analyzer(types, languages, model)
         except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise MaskingError(
                 f"cannot build the recognisers: {type(error).__name__}",
@@ -121,50 +130,77 @@ class Detector:
         Raises:
           MaskingError: A recogniser failed on this text.
         """
-        spans: list[Span] = []
         kept = _Kept(text)
         lead = f"{field.replace('_', ' ').replace(_GAP, _NO_GAP)}: " if field else ""
-        while found := self._analyze_behind(lead, kept.text):
-            spans += kept.take_out(found)
+        if self._model is None:
+            spans = self._until_nothing(lead, kept)
+        else:
+            spans = self._beside(self._model, lead, kept)
         return sorted(spans, key=lambda span: span.start)
 
-    def _analyze_behind(self, lead: str, text: str) -> list[Span]:
-        """What is found in `text` alone and what is found in it behind `lead`."""
-        spans = self._analyze(text)
-        if not lead or not text:
-            return spans
-        # Cut between words: a half of a word may look like a name.
-        cut = _SPACE.search(text, _BEHIND_FIELD)
-        for span in self._analyze(lead + text[: cut.start() if cut else None]):
-            start, end = max(span.start - len(lead), 0), span.end - len(lead)
-            if start < end:
-                spans.append(Span(start, end, span.entity_type, span.score))
-        return merge(spans)
+    def _until_nothing(self, lead: str, kept: "_Kept") -> list[Span]:
+        """Take out what the rules find, until they find nothing."""
+        spans: list[Span] = []
+        while found := _behind(self._rules, lead, kept.text):
+            spans += kept.take_out(found)
+        return spans
 
-    def _analyze(self, text: str) -> list[Span]:
-        spans = self._results(text)
-        if _GAP in text:
-            spans = [part for span in spans for part in _without_gaps(text, span)]
-        return merge(spans)
-
-    def _results(self, text: str) -> list[Span]:
-        try:
-            results = self._analyzer.analyze(text)
-        except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError) as error:
-            # `from None`: such an exception may quote the text that it failed on.
-            raise MaskingError(f"a recogniser failed with {type(error).__name__}") from None
-        return [Span(r.start, r.end, r.entity_type, r.score) for r in results]
+    def _beside(self, model: "Analyzer", lead: str, kept: "_Kept") -> list[Span]:
+        """Take out what rules and model find, each in the same text, until neither finds any."""
+        spans: list[Span] = []
+        while True:
+            # Each of its own copy: what the model takes out first would hide from the rules.
+            found = self._until_nothing(lead, kept.copy())
+            found += kept.copy().take_out(_behind(model, lead, kept.text))
+            if not found:
+                return spans
+            found = merge(found)
+            kept.cut(found)
+            spans += found
 
     def _check_canaries(self) -> None:
         for language in self._languages:
             planted = _CANARIES | _CANARIES_OF.get(language, {})
             for entity_type in self._entity_types:
                 text = _ON_FILE[language].format(planted[entity_type])
-                if entity_type not in {span.entity_type for span in self._results(text)}:
+                if self._model is not None:
+                    # A model that cannot read stops here, not at the first record.
+                    _results(self._model, text)
+                if entity_type not in {span.entity_type for span in _results(self._rules, text)}:
                     raise MaskingError(
                         f"the recogniser of {entity_type} does not find its planted example",
                         hint="reinstall the pinned dependencies; nothing is trained unmasked",
                     )
+
+
+def _behind(analyzer: "Analyzer", lead: str, text: str) -> list[Span]:
+    """What is found in `text` alone and what is found in it behind `lead`."""
+    spans = _analyze(analyzer, text)
+    if not lead or not text:
+        return spans
+    # Cut between words: a half of a word may look like a name.
+    cut = _SPACE.search(text, _BEHIND_FIELD)
+    for span in _analyze(analyzer, lead + text[: cut.start() if cut else None]):
+        start, end = max(span.start - len(lead), 0), span.end - len(lead)
+        if start < end:
+            spans.append(Span(start, end, span.entity_type, span.score))
+    return merge(spans)
+
+
+def _analyze(analyzer: "Analyzer", text: str) -> list[Span]:
+    spans = _results(analyzer, text)
+    if _GAP in text:
+        spans = [part for span in spans for part in _without_gaps(text, span)]
+    return merge(spans)
+
+
+def _results(analyzer: "Analyzer", text: str) -> list[Span]:
+    try:
+        results = analyzer.analyze(text)
+    except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError) as error:
+        # `from None`: such an exception may quote the text that it failed on.
+        raise MaskingError(f"a recogniser failed with {type(error).__name__}") from None
+    return [Span(r.start, r.end, r.entity_type, r.score) for r in results]
 
 
 class _Kept:
@@ -177,6 +213,25 @@ class _Kept:
     def __init__(self, text: str) -> None:
         self._whole = text.replace(_GAP, _NO_GAP)
         self._keep(list(unmasked_segments(text)))
+
+    def copy(self) -> "_Kept":
+        """The same stretches, to take others out of."""
+        other = _Kept.__new__(_Kept)
+        other._whole, other._stretches, other.text = self._whole, self._stretches, self.text
+        return other
+
+    def cut(self, taken: list[Span]) -> None:
+        """Remove spans of the whole text, in order, each inside one stretch."""
+        stretches: list[tuple[int, int]] = []
+        pending = iter(taken)
+        span = next(pending, None)
+        for begin, end in self._stretches:
+            while span and span.end <= end:
+                stretches.append((begin, span.start))
+                begin = span.end
+                span = next(pending, None)
+            stretches.append((begin, end))
+        self._keep([(begin, end) for begin, end in stretches if begin < end])
 
     def take_out(self, found: list[Span]) -> list[Span]:
         """Remove spans of `text`; return them as spans of the whole text."""

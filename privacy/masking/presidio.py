@@ -102,7 +102,7 @@ class Analyzer:
     def __init__(
         self, entity_types: Sequence[str], languages: Sequence[str], model: Model | None = None
     ) -> None:
-        """Build one that finds `entity_types` by the rules of `languages`, and by `model`."""
+        """Build one that finds `entity_types` by the rules of `languages`, or by `model` alone."""
         self._language = languages[0]
         self._entity_types = list(entity_types)
         self._engine = _engine(entity_types, languages, model)
@@ -126,12 +126,14 @@ def _engine(
     language = languages[0]
     nlp_engine = NoOpNlpEngine(models=[{"lang_code": language, "model_name": "none"}])
     nlp_engine.load()
-    recognizers: list[EntityRecognizer] = [RuleRecogniser(entity_types, languages)]
-    if model is not None:
-        recognizers.append(ModelRecogniser(model, entity_types, language))
+    recognizer: EntityRecognizer = (
+        RuleRecogniser(entity_types, languages)
+        if model is None
+        else ModelRecogniser(model, entity_types, language)
+    )
     return AnalyzerEngine(
         registry=RecognizerRegistry(
-            recognizers=recognizers,
+            recognizers=[recognizer],
             supported_languages=[language],
         ),
         nlp_engine=nlp_engine,

@@ -3,7 +3,7 @@
 Card numbers are the networks' test numbers, IBANs those of the SWIFT registry's examples, phone
 numbers of the ranges kept for fiction, addresses of example.org and the documentation networks,
 social security numbers ones that were published and withdrawn. Names are placeholders of the law
-and everyday ones.
+and everyday ones. Resident identity numbers and credit codes are those of the Chinese canaries.
 """
 
 Planted = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
@@ -119,11 +119,25 @@ CANARIES: Planted = {
         ("MRN: {}.", "Medical record number {}.", "Chart no. {} was missing.",
          "Accession number {} is final.", "Case number {} was closed."),
     ),
+    "RESIDENT_ID": (
+        ("11010519491231002X", "440524188001010014", "34052419800101001X", "53010219200508011X",
+         "110105188001010017"),
+        ("Resident identity number {}.", "Chinese ID: {}", "Her resident ID card {} was copied.",
+         "Her Chinese identity number is {}.", "He showed the identity card {} at the desk.",
+         "National ID no. {} was misread.", "Identity card: {}.", "The account of {} was opened here."),
+    ),
     "ROUTING_NUMBER": (
         ("021000021", "011401533", "091000019", "026009593", "121000248", "322271627",
          "061000104", "111000025"),
         ("Routing number {}.", "ABA {} was wrong.", "The routing no. is {}.",
          "ABA routing number: {}.", "Use routing number {} for wires."),
+    ),
+    "SOCIAL_CREDIT_CODE": (
+        ("91350100M000100Y43", "91110105MA00000X10", "91310115MA1K000003", "91440300MA5D000002",
+         "91330106MA2A000009"),
+        ("Unified social credit code {}.", "Credit code: {}", "The firm is registered as {}.",
+         "Social credit code {} was misread.", "The code of the company is {}.",
+         "USCC: {}.", "The supplier ({}) was not paid.", "The licence of firm {} has ended."),
     ),
     "SORT_CODE": (
         ("40-47-84", "20-00-00", "08-99-99", "10-79-99", "18-00-02", "93-86-11", "82-68-72",
