@@ -8,7 +8,7 @@ A column whose name or FHIR path names a person is refused until `data.keep` lis
 content says is judged at home, by `check` and `cohort`, and decides about no text here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final, assert_never
 
@@ -94,14 +94,19 @@ def texts(
     if data.takes_all and not data.text_columns:
         raise no_list(data, "cloister-site check proposes the list")
     templates = _Texts(data)
-    first = next(records, None)
-    if first is None:
-        return
-    if not isinstance(data, DataSection):
-        # Every row has the columns of the source; a JSON object has its own.
-        check_there(data, tuple(first.fields))
-    for record in chain((first,), records):
-        yield record, templates.render(record)
+    try:
+        first = next(records, None)
+        if first is None:
+            return
+        if not isinstance(data, DataSection):
+            # Every row has the columns of the source; a JSON object has its own.
+            check_there(data, tuple(first.fields))
+        for record in chain((first,), records):
+            yield record, templates.render(record)
+    finally:
+        if isinstance(records, Generator):
+            # The collector would take a database's connection before its cursor.
+            records.close()
 
 
 def no_list(data: AnyData, hint: str) -> ConfigError:

@@ -77,7 +77,8 @@ def test_identifiers_are_left_out_of_the_list_that_is_proposed(tmp_path: Path) -
         listed = f"{table}{more}\ntext_columns = {proposed}"
         assert "left out of texts" in describe(config_of(listed, tmp_path))
         assert len(read(listed, tmp_path)) == 10
-    assert read(listed, tmp_path)[3].fields["prompt"] == "contact: jane3@example.org; note: fine"
+    both = table + 'keep = ["contact"]\ndrop = ["id"]\ntext_columns = ["contact", "note"]'
+    assert read(both, tmp_path)[3].fields["prompt"] == "contact: jane3@example.org; note: fine"
 
 
 def test_a_list_of_columns_names_what_is_there_and_is_not_learnt(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def write_sql(folder: Path, rows: Sequence[Row]) -> str:
     with closing(sqlite3.connect(folder / "t.db")) as connection, connection:
         connection.execute(f"CREATE TABLE t ({', '.join(Row._fields)})")
         connection.executemany("INSERT INTO t VALUES (?, ?, ?, ?, ?)", rows)
-    return TABLE + 'kind = "sql"\nurl = "sqlite:///t.db"\nquery = "SELECT * FROM t"\n'
+    source = 'kind = "sql"\nurl = "sqlite:///t.db"\nquery = "SELECT * FROM t"\n'
+    return source + TABLE
 
 
 def write_omop(folder: Path, rows: Sequence[Row]) -> str:
