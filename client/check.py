@@ -172,8 +172,9 @@ def check_data(config: SiteConfig) -> Finding:
     from client.dataset import describe, probe
 
     try:
-        num_records = probe(config, limit=NUM_PROBED_RECORDS)
+        # First: where a list of columns is missing, it has one to propose.
         seen = describe(config)
+        num_records = probe(config, limit=NUM_PROBED_RECORDS)
     except ConfigError as error:
         return Finding(
             name=name,

@@ -377,7 +377,10 @@ def _cohort(args: argparse.Namespace) -> int:
         if num_records % 100_000 == 0:
             console.say(f"{num_records:,} records read")
 
-    cohort = survey(SiteHome(args.home).config(), progress=progress)
+    config = SiteHome(args.home).config()
+    cohort = survey(config, progress=progress)
+    if config.data.takes_all and not config.data.text_columns:
+        console.say("{*} has no text_columns yet: counted with those that check proposes")
     if args.json:
         console.result_json(cohort.to_json())
     else:

@@ -8,6 +8,7 @@ used.
 
 import hashlib
 import hmac
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +19,17 @@ from client.cohort import Cohort, Survey
 from client.config import SiteConfig
 from client.connectors import feed
 from client.connectors.compose import (
-    JUDGED_ROWS,
+    check_there,
     compose,
-    dropped_columns,
+    judged_identifiers,
+    no_list,
     open_connector,
+    refuse_dropped,
     texts,
 )
 from client.connectors.record import Record
 from client.gate import pass_canaries
+from client.sources import AnyData, DataSection
 from privacy.dp.config import Unit
 from privacy.errors import ConfigError
 from privacy.masking.canaries import Measured
@@ -43,6 +47,9 @@ HELD_OUT_SHARE = 0.2
 # The table of site.toml that says where the records are; there is one.
 SOURCE = "data"
 MIN_HOLDOUT_KEY_BYTES = 16
+JUDGED_ROWS = 200
+# A name that so many objects have is a name of their form, and no text of one of them.
+_SHARED_BY = 11
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,19 +212,32 @@ def probe(config: SiteConfig, *, limit: int) -> int:
 def describe(config: SiteConfig) -> str:
     """What the connector sees of the source: format, columns, and which no text holds.
 
+    Here a person looks, before training, so here the first records' content is judged.
+
     Raises:
-      ConfigError: The source cannot be reached or is not what site.toml says.
+      ConfigError: The source cannot be reached or is not what site.toml says, a template or
+        `text_columns` names a column that looks like an identifier, or `{*}` has no list: then
+        the hint is one.
     """
-    connector = open_connector(config.data, every_column=True)
+    data = config.data
+    connector = open_connector(data, every_column=True)
     seen = connector.check()
-    rows = [record.fields for record in islice(connector.records(), JUDGED_ROWS)]
-    columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    dropped = dropped_columns(config.data, columns, rows)
-    return seen + (f"; left out of texts: {', '.join(dropped)}" if dropped else "")
+    first = _Judged(data, islice(connector.records(), JUDGED_ROWS))
+    if data.takes_all and not data.text_columns:
+        raise no_list(data, first.advice())
+    first.check()
+    if first.dropped:
+        seen += f"; left out of texts: {', '.join(first.dropped)}"
+    absent = [name for name in data.text_columns if first.rows and name not in first.columns]
+    if absent:
+        seen += f"; in none of the first {len(first.rows)} records: {', '.join(absent)}"
+    return seen
 
 
 def survey(config: SiteConfig, *, progress: Callable[[int], None] | None = None) -> Cohort:
     """Read all records, forget them, and return what they are like; no small count is in it.
+
+    Where `{*}` has no list yet it is counted with the one that is proposed.
 
     Raises:
       ConfigError: The source or a record in it cannot be used, or it holds too few units.
@@ -227,15 +247,56 @@ def survey(config: SiteConfig, *, progress: Callable[[int], None] | None = None)
         # What is missing is to be counted, not to end the count.
         data = data.model_copy(update={"missing": "skip"})
     records = open_connector(data, every_column=True).records()
-    first = list(islice(records, JUDGED_ROWS))
-    columns = tuple(dict.fromkeys(name for record in first for name in record.fields))
+    first = _Judged(data, islice(records, JUDGED_ROWS))
+    if data.takes_all and not data.text_columns:
+        data = data.model_copy(update={"text_columns": first.proposed()})
+    first.check()
     counted = Survey(data)
-    for number, (record, fields) in enumerate(texts(data, chain(first, records)), start=1):
+    for number, (record, fields) in enumerate(texts(data, chain(first.records, records)), 1):
         # Whatever the guarantee protects: twelve rows of one person are no crowd.
         counted.add(record.unit_id, record.fields, fields)
         if progress is not None:
             progress(number)
-    return counted.finish(dropped_columns(data, columns, [record.fields for record in first]))
+    return counted.finish(first.dropped)
+
+
+class _Judged:
+    """The first records of a source, and what they say of its columns, for a person at home."""
+
+    def __init__(self, data: AnyData, records: Iterator[Record]) -> None:
+        self._data = data
+        self.records = list(records)
+        self.rows = [record.fields for record in self.records]
+        self.columns = tuple(dict.fromkeys(name for row in self.rows for name in row))
+        self.dropped = judged_identifiers(data, self.columns, self.rows)
+
+    def check(self) -> None:
+        """Check that what site.toml names is there and that nothing speaks against it.
+
+        Raises:
+          ConfigError: A column is not there, or looks like a direct identifier.
+        """
+        if self.rows and not isinstance(self._data, DataSection):
+            check_there(self._data, self.columns)
+        refuse_dropped(self._data, self.dropped)
+
+    def proposed(self) -> tuple[str, ...]:
+        """What `{*}` may stand for: no identifier, and nothing that is learnt."""
+        taken = {*self.dropped, *self._data.learnt_columns}
+        left = tuple(name for name in self.columns if name not in taken)
+        if not isinstance(self._data, DataSection):
+            return left
+        # An object may be called after a person: only names that many have are shown.
+        return tuple(name for name in left if sum(name in row for row in self.rows) >= _SHARED_BY)
+
+    def advice(self) -> str:
+        """The line of site.toml that says so."""
+        names = self.proposed()
+        if not names:
+            return "name the columns in [data]: text_columns = [...]; none can be proposed"
+        listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in names)
+        held = f" (left out: {', '.join(self.dropped)})" if self.dropped else ""
+        return f"look at it and put it in [data]: text_columns = [{listed}]{held}"
 
 
 # Where connections are forbidden the records come from outside; asked for once a process.

@@ -108,7 +108,7 @@ class SourceSection(Section):
     )
     prompt: Template = Field(
         min_length=1,
-        description="Template of what the model reads: {column}; {*} for all that are left",
+        description="Template of what the model reads: {column}; {*} for all of text_columns",
     )
     completion: Template = Field(
         default="", description="Template of what the model writes; empty: the label"
@@ -119,6 +119,9 @@ class SourceSection(Section):
         description="A row without a value that a template needs: refuse, skip or fill it",
     )
     fill: str = Field(default="unknown", description='What stands there with missing = "fill"')
+    text_columns: Columns = Field(
+        default=(), description="Columns that {*} stands for, in order; `check` proposes them"
+    )
     drop: Columns = Field(default=(), description="Columns that are never read into a text")
     keep: Columns = Field(
         default=(),
@@ -157,7 +160,29 @@ class SourceSection(Section):
         both = sorted(set(self.keep) & set(self.drop))
         if both:
             raise ValueError(f"expected a column in keep or in drop, got {both[0]!r} in both")
+        self._check_text_columns()
         return self
+
+    def _check_text_columns(self) -> None:
+        listed = self.text_columns
+        repeated = sorted({name for name in listed if listed.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                f"expected each column once in text_columns, got {repeated[0]!r} twice"
+            )
+        if {"", "*"} & set(listed):
+            raise ValueError("expected names of columns in text_columns, got '' or '*'")
+        learnt = next((name for name in listed if name in self.learnt_columns), None)
+        if learnt is not None:
+            raise ValueError(
+                f"expected text_columns without what is learnt, got {learnt!r}, "
+                "which completion or label names"
+            )
+        dropped = next((name for name in listed if name in self.drop), None)
+        if dropped is not None:
+            raise ValueError(
+                f"expected a column in text_columns or in drop, got {dropped!r} in both"
+            )
 
     @property
     def templates(self) -> dict[str, str]:
@@ -167,6 +192,21 @@ class SourceSection(Section):
             "completion": self.completion or self.label,
             "label": self.label,
         }
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether a template has `{*}`, which stands for `text_columns`."""
+        return any(("*", True) in template_parts(template) for template in self.templates.values())
+
+    @property
+    def learnt_columns(self) -> frozenset[str]:
+        """The columns of completion and label, which must not stand in what is read."""
+        return frozenset(
+            name
+            for key in ("completion", "label")
+            for name, is_field in template_parts(self.templates[key])
+            if is_field and name != "*"
+        )
 
     @property
     def place(self) -> str:
@@ -214,7 +254,7 @@ class DataSection(FileSection):
     prompt: Template = Field(
         default="{prompt}",
         min_length=1,
-        description="Template of what the model reads: {field}; {*} for all that are left",
+        description="Template of what the model reads: {field}; {*} for all of text_columns",
     )
     completion: Template = Field(
         default="{completion}", description="Template of what the model writes; empty: the label"

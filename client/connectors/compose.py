@@ -1,12 +1,15 @@
 """From a source's columns to prompt, completion and label, by the templates of `site.toml`.
 
-A column that names a person directly is left out of `{*}` and refused by name, until `data.keep`
-lists it; content is judged by the first rows, which are held back until it is. A name that no
-column has is an error that lists the columns.
+A record's texts follow from `site.toml` and that record alone: which columns are used was decided
+before, by a person, in the templates and in `text_columns`. If other records had a say, one unit
+could change what is learnt of all of them, and clipping would bound nothing.
+
+A column whose name or FHIR path names a person is refused until `data.keep` lists it. What its
+content says is judged at home, by `check` and `cohort`, and decides about no text here.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final, assert_never
 
 from client.connectors.csv_table import CsvConnector
@@ -31,8 +34,8 @@ from client.sources import (
 )
 from privacy.errors import ConfigError
 
-JUDGED_ROWS: Final = 200
 _ALL: Final = "*"
+_KEYS: Final = ("prompt", "completion", "label", "text_columns")
 
 
 def open_connector(data: AnyData, *, every_column: bool = False) -> Connector:
@@ -48,8 +51,7 @@ def open_connector(data: AnyData, *, every_column: bool = False) -> Connector:
         case ParquetSection():
             wanted = used_columns(data)
             named = wanted | {data.record_id, data.unit_id} - {""}
-            everything = every_column or _ALL in wanted
-            return ParquetConnector(data, wanted=None if everything else frozenset(named))
+            return ParquetConnector(data, wanted=None if every_column else frozenset(named))
         case SqlSection():
             return SqlConnector(data, data.query)
         case OmopSection():
@@ -63,21 +65,17 @@ def open_connector(data: AnyData, *, every_column: bool = False) -> Connector:
 
 
 def used_columns(data: AnyData) -> frozenset[str]:
-    """The names in the templates, with `*` where one takes all columns."""
-    return frozenset(
-        name
-        for template in data.templates.values()
-        for name, is_field in template_parts(template)
-        if is_field
-    )
+    """The columns that a text may hold: those that the templates name, and those of `{*}`."""
+    named = (name for key in _KEYS for name in _named_by(data, key))
+    return frozenset((*named, *(data.text_columns if data.takes_all else ())))
 
 
 def compose(data: AnyData, records: Iterator[Record]) -> Iterator[Record]:
     """The records with their texts as fields: prompt, completion and label.
 
     Raises:
-      ConfigError: A template names a column that is not there or names a person, or a row has no
-        value for it.
+      ConfigError: A template names a column that is not there or names a person, `{*}` has no
+        list, or a row has no value for a column.
     """
     for record, fields in texts(data, records):
         if fields is not None:
@@ -93,59 +91,109 @@ def texts(
     data: AnyData, records: Iterator[Record]
 ) -> Iterator[tuple[Record, dict[str, str] | None]]:
     """Each raw record with its texts, None where it is skipped for want of a value."""
-    first = list(islice(records, JUDGED_ROWS))
-    if not first:
-        return
-    columns = tuple(dict.fromkeys(name for record in first for name in record.fields))
-    dropped = dropped_columns(data, columns, [record.fields for record in first])
-    templates = _Texts(data, columns, dropped)
-    for record in chain(first, records):
-        yield record, templates.render(record)
+    if data.takes_all and not data.text_columns:
+        raise no_list(data, "cloister-site check proposes the list")
+    templates = _Texts(data)
+    try:
+        first = next(records, None)
+        if first is None:
+            return
+        if not isinstance(data, DataSection):
+            # Every row has the columns of the source; a JSON object has its own.
+            check_there(data, tuple(first.fields))
+        for record in chain((first,), records):
+            yield record, templates.render(record)
+    finally:
+        if isinstance(records, Generator):
+            # The collector would take a database's connection before its cursor.
+            records.close()
 
 
-def dropped_columns(
+def no_list(data: AnyData, hint: str) -> ConfigError:
+    """The error of a `{*}` that stands for nothing yet."""
+    return ConfigError(
+        f"{data.place}: expected data.text_columns, the columns that {{*}} stands for, got none",
+        hint=hint,
+    )
+
+
+def check_there(data: AnyData, columns: Sequence[str]) -> None:
+    """Check that the source has what the templates and `text_columns` name.
+
+    Raises:
+      ConfigError: It has not.
+    """
+    for key in _KEYS:
+        for name in _named_by(data, key):
+            if name not in columns:
+                raise missing_column(name, tuple(columns), data.place, f"data.{key}")
+
+
+def named_identifiers(data: AnyData, columns: Sequence[str]) -> dict[str, str]:
+    """The columns that no text may hold whatever stands in them, each with the reason."""
+    return _unless_kept(data, columns, find_identifiers(columns, (), named=_ids(data)))
+
+
+def judged_identifiers(
     data: AnyData, columns: Sequence[str], rows: Sequence[Fields]
 ) -> dict[str, str]:
-    """The columns that no text may hold, each with the reason."""
-    named = [name for name in (data.record_id, data.unit_id) if name]
-    if data.is_prepared:
-        # Texts that a person prepared are masked and not judged; their ids still are no text.
-        named.append("source")
-        found = find_identifiers(columns, (), named=named)
-    else:
-        found = find_identifiers(columns, rows, named=named)
-        if isinstance(data, FhirSection):
-            # A field's name is the site's choice; its path is not.
-            found |= {
-                name: f"its path is {path}"
-                for name, path in data.fields.items()
-                if name not in found and names_a_person(path)
-            }
+    """The same, and those that some rows speak against: for a person to decide, before training.
+
+    Never for a text that is learnt: it would follow from the records of others.
+    """
+    # Texts that a person prepared are masked and not judged.
+    judged = () if data.is_prepared else rows
+    return _unless_kept(data, columns, find_identifiers(columns, judged, named=_ids(data)))
+
+
+def refuse_dropped(data: AnyData, dropped: Mapping[str, str]) -> None:
+    """Check that the templates and `text_columns` name nothing that no text may hold.
+
+    Raises:
+      ConfigError: They do.
+    """
+    for key in _KEYS:
+        for name in _named_by(data, key):
+            if name in dropped:
+                raise ConfigError(
+                    f"{data.place}: data.{key} names the column {name!r}, which is taken for a "
+                    f"direct identifier because {dropped[name]}",
+                    hint=f"leave it out of data.{key}, or list it in data.keep if it names nobody",
+                )
+
+
+def _ids(data: AnyData) -> list[str]:
+    # What is prepared is not called after people; its ids still are no text.
+    ids = [name for name in (data.record_id, data.unit_id) if name]
+    return [*ids, "source"] if data.is_prepared else ids
+
+
+def _unless_kept(data: AnyData, columns: Sequence[str], found: dict[str, str]) -> dict[str, str]:
+    if isinstance(data, FhirSection):
+        # A field's name is the site's choice; its path is not.
+        found |= {
+            name: f"its path is {path}"
+            for name, path in data.fields.items()
+            if name in columns and name not in found and names_a_person(path)
+        }
     found |= {name: "data.drop lists it" for name in data.drop if name in columns}
     return {name: reason for name, reason in found.items() if name not in data.keep}
 
 
-class _Texts:
-    """The three templates over known columns."""
+def _named_by(data: AnyData, key: str) -> tuple[str, ...]:
+    if key == "text_columns":
+        return data.text_columns if data.takes_all else ()
+    parts = template_parts(data.templates[key])
+    return tuple(name for name, is_field in parts if is_field and name != _ALL)
 
-    def __init__(self, data: AnyData, columns: Sequence[str], dropped: dict[str, str]) -> None:
+
+class _Texts:
+    """The three templates; nothing of a record is kept from one to the next."""
+
+    def __init__(self, data: AnyData) -> None:
+        refuse_dropped(data, named_identifiers(data, sorted(used_columns(data))))
         self._data = data
-        parts = {name: template_parts(template) for name, template in data.templates.items()}
-        for key, found in parts.items():
-            for name, is_field in found:
-                if is_field and name != _ALL:
-                    _check_field(name, key, columns, dropped, data)
-        # What is to be learnt must not stand in what is read.
-        elsewhere = {
-            name
-            for key in ("completion", "label")
-            for name, is_field in parts[key]
-            if is_field and name != _ALL
-        }
-        self._rest = tuple(
-            name for name in columns if name not in dropped and name not in elsewhere
-        )
-        self._parts = parts
+        self._parts = {name: template_parts(template) for name, template in data.templates.items()}
 
     def render(self, record: Record) -> dict[str, str] | None:
         """The three texts of a record; None where it is skipped."""
@@ -162,7 +210,7 @@ class _Texts:
 
     def _value(self, record: Record, name: str) -> str | None:
         if name == _ALL:
-            given = ((column, record.fields.get(column)) for column in self._rest)
+            given = ((column, record.fields.get(column)) for column in self._data.text_columns)
             return "; ".join(f"{column}: {value}" for column, value in given if value is not None)
         value = record.fields.get(name)
         if value is not None and value.strip():
@@ -174,19 +222,6 @@ class _Texts:
         raise ConfigError(
             f"{record.place}: expected a value in column {name!r}, got none",
             hint='data.missing = "skip" leaves such rows out, "fill" puts data.fill in its place',
-        )
-
-
-def _check_field(
-    name: str, key: str, columns: Sequence[str], dropped: dict[str, str], data: AnyData
-) -> None:
-    if name not in columns:
-        raise missing_column(name, tuple(columns), data.place, f"data.{key}")
-    if name in dropped:
-        raise ConfigError(
-            f"{data.place}: data.{key} names the column {name!r}, which is taken for a direct "
-            f"identifier because {dropped[name]}",
-            hint="leave it out of the template, or list it in data.keep if it names nobody",
         )
 
 

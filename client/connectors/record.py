@@ -95,14 +95,16 @@ def check_columns(columns: tuple[str, ...], data: SourceSection, place: str) -> 
 
 
 def named_columns(data: SourceSection) -> tuple[str, ...]:
-    """The columns that templates, `record_id` and `unit_id` name, each once."""
+    """The columns that templates, `{*}`, `record_id` and `unit_id` name, each once."""
     used = (
         name
         for template in data.templates.values()
         for name, is_field in template_parts(template)
         if is_field and name != "*"
     )
-    return tuple(name for name in dict.fromkeys((*used, data.record_id, data.unit_id)) if name)
+    listed = data.text_columns if data.takes_all else ()
+    names = dict.fromkeys((*used, *listed, data.record_id, data.unit_id))
+    return tuple(name for name in names if name)
 
 
 def missing_column(name: str, columns: tuple[str, ...], place: str, key: str) -> ConfigError:

@@ -154,7 +154,7 @@ def test_the_command_shows_a_summary_and_json(
 
 def test_a_description_names_what_is_left_out_of_texts(tmp_path: Path) -> None:
     look(tmp_path, rows())
-    seen = describe(config_of(TABLE + 'drop = ["ward"]', tmp_path))
+    seen = describe(config_of(TABLE + 'text_columns = ["sex", "note"]\ndrop = ["ward"]', tmp_path))
     assert seen.endswith("left out of texts: patient, ward")
 
 

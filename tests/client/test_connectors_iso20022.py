@@ -68,7 +68,9 @@ def test_a_statements_entries_become_records_each_with_its_own_amount(tmp_path: 
 
 def test_a_name_and_an_account_are_in_no_text_unless_they_are_kept(tmp_path: Path) -> None:
     write(tmp_path, PAIN)
-    text = read(PAYMENTS + 'prompt = "{*}"', tmp_path)[0].fields["prompt"]
+    text = read(PAYMENTS + 'prompt = "{*}"\ntext_columns = ["remittance", "amount"]', tmp_path)[
+        0
+    ].fields["prompt"]
     assert text is not None
     assert "12.50" in text
     assert not any(value in text for value in ("Jane", "DE89", "Shop"))

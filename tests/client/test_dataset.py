@@ -172,7 +172,8 @@ def test_a_table_is_masked_and_split_by_its_units_like_texts(tmp_path: Path) -> 
     text = format_config(config)
     table = text[text.index("[data]") : text.index("[budget]")]
     csv = (
-        '[data]\nkind = "csv"\npath = "t.csv"\nprompt = "{*}"\nlabel = "{grade}"\n'
+        '[data]\nkind = "csv"\npath = "t.csv"\nprompt = "{*}"\ntext_columns = ["note"]\n'
+        'label = "{grade}"\n'
         'unit_id = "patient"\nunit = "patient"\nnum_units = 100\n'
     )
     config = parse_config(text.replace(table, csv), folder=tmp_path)
