@@ -164,7 +164,7 @@ def rows_of(kinds: Sequence[int], rare: frozenset[int], per_unit: int) -> list[R
     "write",
     [write_csv, write_jsonl, write_parquet, write_sql, write_omop, write_fhir, write_iso20022],
 )
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     kinds=st.lists(st.integers(0, len(REMARKS) - 1), min_size=12, max_size=30),
     rare=st.frozensets(st.integers(0, 30), max_size=3),
