@@ -96,6 +96,18 @@ def test_a_stamp_from_an_authority_that_nobody_named_is_refused(
     assert not (log / FOLDER).exists()
 
 
+def test_an_added_certificate_cannot_lend_the_stamp_another_authority_s_name(
+    log: Path, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The certificates in a token are not signed: issuer and serial are copied, the name is not.
+    authority.add_certificate("Federal Qualified TSA")
+    assert stamp(log, authority) == 0
+    assert verify(log, authority) == 1
+    said = capsys.readouterr()
+    assert "expected one certificate of its signer in" in said.err
+    assert "Federal Qualified TSA" not in said.out + said.err
+
+
 @pytest.mark.slow
 def test_a_stamp_outlives_the_authority_s_certificate(log: Path, tmp_path: Path) -> None:
     # The certificate ends a few seconds from now; the stamp is of before.
