@@ -83,6 +83,8 @@ def _refusal(found: Refusal) -> dict[str, object]:
         "sequence": entry.sequence,
         "event": str(entry.event),
         "digest": entry.digest,
+        # What hashes to the digest, byte for byte: for an auditor who asks for it.
+        "line": entry.line.decode(),
         "reason": found.reason,
         "at": found.at,
     }

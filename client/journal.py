@@ -301,6 +301,11 @@ class Journal:
                     hint="cloister-site journal shows it, if there is one",
                 )
             refused = _refusal(row)
+            if refused.entry.event is Event.ENTRY_SET_ASIDE:
+                raise ConfigError(
+                    "expected an entry about what this site did, got one that sets another aside",
+                    hint="have the coordinator say why its log takes nothing of this site",
+                )
             line = make_entry(
                 self._key,
                 self._site,

@@ -294,8 +294,19 @@ def _verify(args: argparse.Namespace) -> int:
             f"site      {name}: {site['updates']} updates sent, epsilon {site['epsilon']:.3f} of"
             f" {site['budget']:g}"
         )
+    for aside in summary["set_aside"]:
+        result(
+            f"set aside {aside['site']}: its {aside['event']} {aside['digest']}, which this log"
+            f" refused (entry {aside['entry']})"
+        )
     for key in log.keys:
         result(f"key       {key.party}: {key.fingerprint}")
+    missing = sum(aside["counted"] for aside in summary["set_aside"])
+    if missing:
+        say(
+            f"WARNING: {missing} of the entries set aside are about budget, tests or updates:"
+            " epsilon and counts here lack them; ask their sites for the lines"
+        )
     return OK
 
 

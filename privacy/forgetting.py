@@ -75,6 +75,10 @@ def forget(args: argparse.Namespace) -> int:
         for opening in gone:
             result(f"forgotten: {opening.field} of {opening.party}'s {opening.event.value}")
         result(f"{len(gone)} forgotten for good")
+    unreadable = openings.unreadable()
+    if unreadable:
+        numbers = ", ".join(map(str, unreadable))
+        say(f"WARNING: kept as they are, because they are no openings: lines {numbers}")
     for name in missing:
         say(f"note: {args.openings} keeps nothing of {wanted[name]}")
     if gone:

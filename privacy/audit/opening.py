@@ -196,16 +196,32 @@ class Openings:
           ConfigError: The file cannot be read or written.
         """
         with self._alone():
-            kept = self._read()
-            gone = [kept.pop(name) for name in sorted(set(commitments) & set(kept))]
+            *lines, tail = self._content().split(b"\n")
+            wanted = set(commitments)
+            gone: dict[str, Opening] = {}
+            kept = []
+            for line, end in [*((line, b"\n") for line in lines), (tail, b"")]:
+                opening = _parsed(line)
+                if opening is not None and opening.commitment in wanted:
+                    gone[opening.commitment] = opening
+                else:
+                    # One that cannot be read must not hold up the others' erasure, nor be lost.
+                    kept.append(line + end)
             if gone:
-                content = b"".join(opening.line for opening in kept.values())
+                content = b"".join(kept)
                 try:
                     replace_private(self.path, content)
                     sync_folder(self.path.parent)
                 except OSError as error:
                     raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
-            return gone
+            return [gone[name] for name in sorted(gone)]
+
+    def unreadable(self) -> list[int]:
+        """Numbers of the lines, from 1, that are no opening: `forget` leaves them as they are."""
+        lines = self._content().split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        return [number for number, line in enumerate(lines, 1) if _parsed(line) is None]
 
     def _add(self, openings: Iterable[Opening]) -> None:
         with self._alone():
@@ -225,19 +241,24 @@ class Openings:
                     hint="nothing was signed; make room or correct the folder's rights",
                 ) from None
 
-    def _read(self) -> dict[str, Opening]:
+    def _content(self) -> bytes:
         try:
-            content = self.path.read_bytes()
+            return self.path.read_bytes()
         except FileNotFoundError:
-            return {}
+            return b""
         except OSError as error:
             raise ConfigError(f"cannot read {self.path}: {error.strerror}") from None
-        # What has no line end was never written whole, and no entry was made for it.
-        whole = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
-        found = (
+
+    def _read(self) -> dict[str, Opening]:
+        content = self._content()
+        *whole, tail = content.split(b"\n")
+        found = [
             _parse(line, f"line {number} of {self.path}") for number, line in enumerate(whole, 1)
-        )
-        return {opening.commitment: opening for opening in found}
+        ]
+        # An editor may have left out the last line's end. A torn write is no opening, and no entry
+        # was made for it.
+        last = _parsed(tail)
+        return {opening.commitment: opening for opening in [*found, *([last] if last else [])]}
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -292,6 +313,9 @@ def _append(descriptor: int, content: bytes) -> None:
     if end == size - tail and tail < size:
         # Not torn by a crash: no line is that long. Nothing of it may be cut off.
         raise OSError(errno.EIO, "its end holds no line of ours")
+    last = os.pread(descriptor, size - end, end)
+    if _parsed(last) is not None:
+        content, end = b"\n" + content, size
     try:
         # The torn end of a write that a crash cut off would spoil the next line.
         os.ftruncate(descriptor, end)
@@ -304,6 +328,13 @@ def _append(descriptor: int, content: bytes) -> None:
     except OSError:
         os.ftruncate(descriptor, end)
         raise
+
+
+def _parsed(line: bytes) -> Opening | None:
+    try:
+        return _parse(line, "a line")
+    except (ConfigError, VerificationError):
+        return None
 
 
 def _parse(line: bytes, where: str) -> Opening:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import rfc8785
 
-from privacy.audit.entry import Entry, Event
+from privacy.audit.entry import FORMS, Entry, Event
 from privacy.audit.keys import KeyRing, Role
 from privacy.audit.note import NoteKey
 from privacy.audit.policy import WITNESS_TYPES
@@ -38,9 +38,33 @@ _OF_ANY_PLAN = {
     Event.UPDATE_REJECTED,
 }
 
+# What a site may set aside: an event that sites say.
+_SET_ASIDE = {
+    event.value
+    for event, form in FORMS.items()
+    if form.role is Role.SITE and event is not Event.ENTRY_SET_ASIDE
+}
+# Set aside, these are missing in what is summed up of a site: epsilon, tests, what left it.
+COUNTED = frozenset(
+    {
+        Event.BUDGET_RESERVED,
+        Event.BUDGET_COMMITTED,
+        Event.BUDGET_REFUSED,
+        Event.TEST_RESERVED,
+        Event.TEST_COMMITTED,
+        Event.ADAPTER_TESTED,
+        Event.UPDATE_SENT,
+    }
+)
+
 Accountant = Callable[[Iterable[calibrate.Event], float], float]
 _Round = tuple[str, str, int]  # plan digest, run id, server round
 _Test = tuple[str, str, int]  # plan digest, run id, number of the test
+
+
+def _short(digest: str) -> bytes:
+    """What is remembered of a site's entry: a log may have millions."""
+    return bytes.fromhex(digest.removeprefix("sha256:"))[:16]
 
 
 def _need(condition: bool, message: str) -> None:
@@ -77,6 +101,7 @@ class Rules:
         self._tests: dict[str, dict[_Test, Entry]] = {}
         self._committed_tests: dict[str, dict[_Test, Entry]] = {}
         self._told: dict[str, dict[_Test, Mapping[str, str]]] = {}
+        self._digests: set[bytes] = set()
         self._checks: Mapping[Event, Callable[[Entry], None]] = {
             Event.SITE_ENROLLED: self._site_enrolled,
             Event.SITE_REVOKED: self._site_revoked,
@@ -87,6 +112,7 @@ class Rules:
             Event.ROUND_FAILED: self._round_failed,
             Event.RUN_FINISHED: self._run_finished,
             Event.WITNESS_ANNOUNCED: self._witness_announced,
+            Event.ENTRY_SET_ASIDE: self._entry_set_aside,
             Event.PLAN_APPROVED: self._plan_approved,
             Event.EVALUATED: self._evaluated,
             Event.DATA_MASKED: self._data_masked,
@@ -122,6 +148,7 @@ class Rules:
         check = self._checks.get(entry.event)
         if check is not None:
             check(entry)
+        self._digests.add(_short(entry.digest))
 
     def _check_enrolled(self, entry: Entry) -> None:
         key = self._keys.find(entry.key_id)
@@ -179,6 +206,19 @@ class Rules:
         )
         self._witness_keys[key.public_key] = entry.party
         self.witnesses[entry.party] = key
+
+    def _entry_set_aside(self, entry: Entry) -> None:
+        event, refused = entry.predicate["refused_event"], _short(entry.subjects["entry"])
+        _need(
+            event in _SET_ASIDE,
+            f"expected a site to set aside what sites say, other than that, got {event}",
+        )
+        # What is in the log was not refused, and what was set aside has its place already.
+        _need(
+            refused not in self._digests,
+            f"expected {entry.party} to set aside an entry that the log lacks, got one it names",
+        )
+        self._digests.add(refused)
 
     def _plan_offered(self, entry: Entry) -> None:
         content = rfc8785.dumps(entry.predicate["plan"])

@@ -177,12 +177,14 @@ def check_stamp(stamp: Stamp, roots: Sequence[x509.Certificate]) -> Stamped:
         is_good = builder.build().verify_message(found, stamp.note.encode())
         at, certificates = found.tst_info.gen_time, found.signed_data.certificates
         signer = next(iter(found.signed_data.signer_infos))
-        leaf = next(
+        # The certificates of a token are not signed: anybody can add one with the same issuer and
+        # serial, and another name in it.
+        leaves = [
             certificate
             for certificate in map(x509.load_der_x509_certificate, certificates)
             if (certificate.issuer, certificate.serial_number)
             == (signer.issuer, signer.serial_number)
-        )
+        ]
     except (client.VerificationError, ValueError, StopIteration) as error:
         raise VerificationError(
             f"{where} does not verify: {error}",
@@ -190,10 +192,14 @@ def check_stamp(stamp: Stamp, roots: Sequence[x509.Certificate]) -> Stamped:
         ) from None
     if is_good is not True:
         raise VerificationError(f"{where} does not verify")
+    if len(leaves) != 1:
+        raise VerificationError(
+            f"expected one certificate of its signer in {where}, got {len(leaves)}"
+        )
     return Stamped(
         checkpoint=parse_checkpoint(Note.parse(stamp.note).text),
         at=at.astimezone(UTC),
-        authority=leaf.subject.rfc4514_string(),
+        authority=leaves[0].subject.rfc4514_string(),
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privacy.audit.entry import Entry, Event
+from privacy.audit.rules import COUNTED
 from privacy.audit.verify import CheckedLog
 
 
@@ -31,9 +32,10 @@ class Summary:
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
         self._sites: dict[str, _Site] = {}
+        self._aside: list[dict[str, Any]] = []
         self._num_entries = 0
 
-    def add(self, _: int, entry: Entry) -> None:
+    def add(self, index: int, entry: Entry) -> None:
         """Count one entry."""
         said = entry.predicate
         self._num_entries += 1
@@ -54,6 +56,16 @@ class Summary:
                 self._spend(self._sites[entry.party], entry)
             case Event.ADAPTER_TESTED:
                 self._sites[entry.party].num_tests += 1
+            case Event.ENTRY_SET_ASIDE:
+                self._aside.append(
+                    {
+                        "entry": index,
+                        "site": entry.party,
+                        "event": said["refused_event"],
+                        "digest": entry.subjects["entry"],
+                        "counted": said["refused_event"] in COUNTED,
+                    }
+                )
             case _:
                 pass
 
@@ -78,6 +90,7 @@ class Summary:
             "fingerprints": {key.party: key.fingerprint for key in log.keys},
             "runs": {},
             "sites": {},
+            "set_aside": self._aside,
         }
         if log.cosigned is not None:
             found["cosigned"] = {

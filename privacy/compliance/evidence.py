@@ -26,6 +26,8 @@ REFUSALS = (
     Event.BUDGET_REFUSED,
     Event.INSTRUCTION_REFUSED,
     Event.REPLY_REFUSED,
+    # A refusal by the log, told by the site whose entry it was.
+    Event.ENTRY_SET_ASIDE,
 )
 
 
@@ -456,7 +458,7 @@ def _refusals(entries: Iterable[Entry]) -> list[Refusal]:
             said = entry.predicate
             # A stranger's address stands behind a commitment, another one at each try.
             whom = said.get("site", "")
-            rule = said.get("rule", "budget")
+            rule = said.get("refused_event") or said.get("rule", "budget")
             found.setdefault((entry.party, entry.event, rule, whom), []).append(index)
     return [
         Refusal(by=by, event=event, rule=rule, whom=whom, entries=tuple(indices))

@@ -212,7 +212,7 @@ def _refusals(evidence: Evidence, words: Words) -> Finding:
     if not entries:
         return Finding(Shown.NOTHING, words("No refusal is in the log."))
     text = words(
-        "{n} refusals of {k} kinds, each with the rule that was broken.",
+        "{n} refusals of {k} kinds, each with the rule that was broken, or what was set aside.",
         n=len(entries),
         k=len(evidence.refusals),
     )

@@ -13,6 +13,7 @@ from importlib import resources
 from urllib.parse import quote
 
 from privacy.audit.entry import Entry, Event, format_time
+from privacy.audit.rules import COUNTED
 from privacy.audit.verify import VerifiedLog
 from privacy.compliance.chart import amount_bar
 from privacy.compliance.controls import AssessedRegime
@@ -49,6 +50,7 @@ _REFUSED = {
     Event.BUDGET_REFUSED: "a spend over the budget",
     Event.INSTRUCTION_REFUSED: "an instruction of the coordinator",
     Event.REPLY_REFUSED: "a reply of its own training program",
+    Event.ENTRY_SET_ASIDE: "an entry of its own, which the log refused: set aside",
 }
 
 
@@ -378,7 +380,21 @@ def _refusals(refusals: Sequence[Refusal], page: Page) -> Html:
         for refusal in refusals
     ]
     titles = [say("Who refused"), say("What"), say("Rule"), say("Whose"), say(">Times"), ""]
-    return section(say("Refusals"), intro, table([*titles, say("Entries")], rows))
+    parts = [intro, table([*titles, say("Entries")], rows)]
+    missing = [
+        number
+        for refusal in refusals
+        if refusal.event is Event.ENTRY_SET_ASIDE and refusal.rule in COUNTED
+        for number in refusal.entries
+    ]
+    if missing:
+        warning = say(
+            "{n} of the entries that were set aside are about budget, tests or updates: the"
+            " figures of this page lack them. Ask their institutions for the lines.",
+            n=len(missing),
+        )
+        parts.append(tag("p", tag("strong", warning), page.refs(missing)))
+    return section(say("Refusals"), *parts)
 
 
 def _limits(page: Page) -> Html:

@@ -177,12 +177,14 @@ def test_a_damaged_journal_is_named_and_never_begun_anew(path: Path) -> None:
 
 
 class Picky(Log):
-    """A log that refuses entries of one event, with a reason."""
+    """A log that refuses entries of some events, with a reason."""
+
+    refuses: tuple[Event, ...] = (Event.PLAN_APPROVED,)
 
     def append(self, lines: Sequence[bytes]) -> list[int]:
         """Keep lines up to the first that is refused."""
         for line in lines:
-            if parse_entry(line).event is Event.PLAN_APPROVED:
+            if parse_entry(line).event in self.refuses:
                 raise ConfigError("expected a plan that was offered")
             super().append([line])
         return [self.lines.index(line) for line in lines]
@@ -204,6 +206,19 @@ def test_an_entry_that_the_log_refuses_is_named_and_holds_back_only_what_is_behi
     assert refused is not None
     assert refused.entry.event is Event.PLAN_APPROVED
     assert refused.reason == "expected a plan that was offered"
+
+
+def test_what_sets_an_entry_aside_cannot_be_set_aside_itself(journal: Journal) -> None:
+    log = Picky()
+    log.refuses = (Event.PLAN_APPROVED, Event.ENTRY_SET_ASIDE)
+    journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
+    with pytest.raises(ConfigError):
+        journal.flush(log.append)
+    journal.set_aside(0)
+    with pytest.raises(ConfigError):
+        journal.flush(log.append)
+    with pytest.raises(ConfigError, match="got one that sets another aside"):
+        journal.set_aside(0)
 
 
 def test_setting_an_entry_aside_keeps_it_and_says_so_in_its_place(

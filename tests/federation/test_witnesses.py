@@ -1,5 +1,6 @@
 """Sites cosign the running log of a real coordinator, and two histories are caught."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -497,5 +498,7 @@ def test_a_refused_entry_is_set_aside_by_a_person_and_the_agent_goes_on(
     assert entry.sequence == 1
     assert entry.predicate == {"refused_event": "plan-approved"}
     # What was set aside is what the log's entry names, byte for byte.
-    assert entry.subjects == {"entry": found["set_aside"][0]["digest"]}
+    (aside,) = found["set_aside"]
+    assert entry.subjects == {"entry": aside["digest"]}
+    assert aside["digest"] == "sha256:" + hashlib.sha256(aside["line"].encode()).hexdigest()
     verify_log(federation.config.log_folder)

@@ -20,7 +20,7 @@ default_tsa = one
 [one]
 serial = {folder}/serial
 signer_cert = {folder}/tsa.pem
-certs = {folder}/tsa.pem
+certs = {folder}/certs.pem
 signer_key = {folder}/tsa.key
 signer_digest = sha256
 default_policy = 1.2.3.4.1
@@ -69,11 +69,32 @@ class Authority:
         )
         self.roots = folder / "root.pem"
         self.roots.write_bytes(root.public_bytes(Encoding.PEM))
-        (folder / "tsa.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
+        for file in ("tsa.pem", "certs.pem"):
+            (folder / file).write_bytes(leaf.public_bytes(Encoding.PEM))
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / "tsa.key").write_bytes(pem)
         (folder / "serial").write_text("01\n")
         (folder / "tsa.cnf").write_text(_CONFIG.format(folder=folder))
+
+    def add_certificate(self, name: str) -> None:
+        """Put a certificate of this name into every token, with the signer's issuer and serial."""
+        certificates = self.folder / "certs.pem"
+        leaf = x509.load_pem_x509_certificate((self.folder / "tsa.pem").read_bytes())
+        key = ec.generate_private_key(ec.SECP256R1())
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(leaf.issuer)
+            .public_key(key.public_key())
+            .serial_number(leaf.serial_number)
+            .not_valid_before(leaf.not_valid_before_utc)
+            .not_valid_after(leaf.not_valid_after_utc)
+        )
+        # With those it is the longer one: DER sorts a set, `openssl ts` does not.
+        for extension in leaf.extensions:
+            made = made.add_extension(extension.value, critical=extension.critical)
+        added = made.sign(key, hashes.SHA256())
+        certificates.write_bytes(certificates.read_bytes() + added.public_bytes(Encoding.PEM))
 
     def stamp(self, question: bytes) -> bytes:
         """The answer to a TimeStampReq."""

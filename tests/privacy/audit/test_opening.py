@@ -225,6 +225,42 @@ def test_a_torn_line_is_no_opening_and_the_next_one_is_whole(tmp_path: Path) -> 
     assert sorted(o.value for o in openings.read().values()) == [NAME, "Eve"]
 
 
+def test_an_opening_whose_line_end_is_missing_is_read_kept_and_forgotten(tmp_path: Path) -> None:
+    openings = Openings(tmp_path / "openings.jsonl")
+    first = openings.commit("bank_a", APPROVED, {"by": NAME})
+    openings.path.write_bytes(openings.path.read_bytes().rstrip(b"\n"))
+    assert [found.value for found in openings.read().values()] == [NAME]
+    second = openings.commit("bank_a", APPROVED, {"by": "Eve"})
+    openings.path.write_bytes(openings.path.read_bytes().rstrip(b"\n"))
+    assert [gone.value for gone in openings.forget(first.values())] == [NAME]
+    assert list(openings.read()) == list(second.values())
+    openings.path.write_bytes(openings.path.read_bytes().rstrip(b"\n"))
+    assert len(openings.forget(second.values())) == 1
+    assert openings.path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("line", [b"", b"x", b"{}", b"\xff"])
+def test_a_line_that_cannot_be_read_is_kept_and_holds_up_no_erasure(
+    tmp_path: Path, line: bytes
+) -> None:
+    openings = Openings(tmp_path / "openings.jsonl")
+    first = openings.commit("bank_a", APPROVED, {"by": NAME})
+    openings.path.write_bytes(line + b"\n" + openings.path.read_bytes())
+    assert len(openings.forget(first.values())) == 1
+    assert openings.path.read_bytes() == line + b"\n"
+    assert openings.unreadable() == [1]
+
+
+def test_forgetting_leaves_a_torn_end_torn(tmp_path: Path) -> None:
+    openings = Openings(tmp_path / "openings.jsonl")
+    first = openings.commit("bank_a", APPROVED, {"by": NAME})
+    with openings.path.open("ab") as torn:
+        torn.write(b'{"commitment": "hmac-sha')
+    assert len(openings.forget(first.values())) == 1
+    assert openings.path.read_bytes() == b'{"commitment": "hmac-sha'
+    assert openings.read() == {}
+
+
 def test_a_file_that_is_not_ours_is_never_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "openings.jsonl"
     path.write_bytes(b"x" * 200_000)
