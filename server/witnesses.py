@@ -79,6 +79,10 @@ class Witnesses:
             )
         with self._lock:
             self._advance(keys)
+            if old_size == 0 and self._evidence.announced_at(site) >= self._size:
+                # Who begins is shown a log with its own entries: it refuses one without them. The
+                # others sign the newer one too; a site announces few keys.
+                self._show_newest()
             if old_size == self._size and site in _by(keys, self._signatures):
                 return ""
             path: list[bytes] = []
@@ -114,9 +118,13 @@ class Witnesses:
             and self._quorum().holds(_by(keys, self._signatures))
             and time.monotonic() - self._since >= pause_s
         ):
-            self._candidate, self._size = newest, _size(newest)
-            self._signatures, self._since = {}, time.monotonic()
-            self._is_urgent = False
+            self._show_newest()
+
+    def _show_newest(self) -> None:
+        self._candidate = self._evidence.log.checkpoint
+        self._size = _size(self._candidate)
+        self._signatures, self._since = {}, time.monotonic()
+        self._is_urgent = False
 
     def _keep(self, keys: Mapping[str, NoteKey]) -> None:
         quorum = self._quorum()

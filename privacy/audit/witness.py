@@ -17,6 +17,7 @@ consistency proof from there, and the checkpoint.
 """
 
 import base64
+import contextlib
 import fcntl
 import json
 import re
@@ -212,7 +213,9 @@ class Witness:
             try:
                 after = advance(seen, request, self._log)
             except TamperError:
-                self._keep_refused(seen, request)
+                # A full disk must not hide a fork behind its own error.
+                with contextlib.suppress(OSError):
+                    self._keep_refused(seen, request)
                 raise
             if after != seen:
                 _write(self._path, self._log, after)

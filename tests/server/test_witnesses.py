@@ -344,3 +344,12 @@ def test_a_signature_by_a_replaced_key_counts_for_no_quorum(room: Room) -> None:
     witnesses.take("a", room.cosign("a", witnesses.ask("a", first)))
     assert witnesses.covers(first)
     assert sorted(room.kept().witnesses) == ["a", "b"]
+
+
+def test_who_begins_is_shown_a_log_with_its_own_announcement(room: Room) -> None:
+    witnesses = room.witnesses()
+    first = size(witnesses.ask("a", 0))
+    room.enrol("d")
+    assert size(witnesses.ask("d", 0)) == room.evidence.log.size
+    # The others, who have not signed yet, are asked for the same.
+    assert size(witnesses.ask("a", 0)) > first
