@@ -156,7 +156,8 @@ class Witnesses:
         `waiting_s` is how long the checkpoint shown to the witnesses has lacked its quorum.
         """
         quorum, keys = self._quorum(), self._keys()
-        active = {e.site for e in self._roster.list() if e.active}
+        enrolled = self._roster.list()
+        active = {e.site for e in enrolled if e.active}
         with self._lock:
             self._advance(keys)
             current = _by(keys, self._signatures)
@@ -169,6 +170,9 @@ class Witnesses:
                 "waiting_s": 0.0 if is_met else round(time.monotonic() - self._since, 1),
                 "missing": [] if is_met else quorum.missing(current),
                 "without_key": sorted(active - set(keys)),
+                "unknown": sorted(
+                    set(self._config.witness_operators) - {e.site for e in enrolled}
+                ),
                 "problem": self._problem,
             }
 

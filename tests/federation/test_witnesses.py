@@ -1,5 +1,6 @@
 """Sites cosign the running log of a real coordinator, and two histories are caught."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -113,7 +114,10 @@ class TwoFaced:
             Event.DOOR_REFUSED,
             sequence=self.log.next_sequence(self._key.key_id),
             at=datetime.now(UTC),
-            predicate={"rule": "malformed", "peer": peer},
+            predicate={
+                "rule": "malformed",
+                "peer": "hmac-sha256:" + hashlib.sha256(peer.encode()).hexdigest(),
+            },
         )
 
     def begin(self) -> None:

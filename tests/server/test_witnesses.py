@@ -174,7 +174,7 @@ def test_a_site_without_an_announced_key_is_no_witness(room: Room) -> None:
         witnesses.ask("d", 0)
     assert witnesses.status()["without_key"] == ["d"]
     # Three of four suffice for the majority of four, so there is a policy.
-    assert Policy.load(room.config.log_folder / POLICY).groups["operators/quorum"].needed == 3
+    assert Policy.load(room.config.log_folder / POLICY).groups["quorum/operators"].needed == 3
 
 
 def test_a_site_that_announced_another_key_counts_with_the_newest_only(room: Room) -> None:
@@ -353,3 +353,24 @@ def test_who_begins_is_shown_a_log_with_its_own_announcement(room: Room) -> None
     assert size(witnesses.ask("d", 0)) == room.evidence.log.size
     # The others, who have not signed yet, are asked for the same.
     assert size(witnesses.ask("a", 0)) > first
+
+
+def test_a_misspelt_site_among_the_operators_is_told(tmp_path: Path) -> None:
+    room = Room(tmp_path, '"all"', '{ aa = "coordinator", b = "a" }')
+    for name in "ab":
+        room.enrol(name)
+    found = room.witnesses().status()
+    assert found["unknown"] == ["aa"]
+    lines = status_lines(
+        {
+            "federation": "regio",
+            "address": "127.0.0.1:9092",
+            "log_entries": 1,
+            "sites": [],
+            "runs": [],
+            "witnesses": found,
+        },
+        running=True,
+    )
+    assert "UNKNOWN SITE in witness_operators: aa" in lines
+    room.close()
