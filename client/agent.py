@@ -53,7 +53,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from client.home import SiteHome, file_digest
-from client.witness import SiteWitness, check_stopped
+from client.witness import BadAnswers, SiteWitness, check_stopped
 from client.worker import Feed, Worker, WorkerFailedError, WorkerTimeoutError
 from model.tensors import Packed, packed_digest, write_adapter_folder
 from privacy import wire
@@ -314,6 +314,7 @@ class Agent:
         self._foreseen: set[str] = set()
         self._link: Link | None = None
         self._witness: SiteWitness | None = None
+        self._bad = BadAnswers()
         # Why no work may go on, from the thread that cosigns.
         self._stopped_by: FederationError | None = None
         self._telling = threading.Lock()
@@ -376,6 +377,8 @@ class Agent:
                 )
             if hello.get("witness"):
                 witnessing = self._start_witness(link)
+            elif self._journal.newest(Event.WITNESS_ANNOUNCED) is not None:
+                self._make_witness().is_not_asked()
             self._flush(link)
             link.activate(self._public_key())
             self._link = link
@@ -408,7 +411,7 @@ class Agent:
 
     def _start_witness(self, link: Link) -> threading.Thread:
         """Announce the witness's key; returns the thread that will cosign over this connection."""
-        witness = SiteWitness(self._home, self._kit, self._journal, self._tell)
+        witness = self._make_witness()
         witness.announce()
         if witness.seen.size:
             # Before anything else is said to it: a log that went back would refuse what is sent
@@ -418,6 +421,9 @@ class Agent:
         return threading.Thread(
             target=witness.watch, args=(link, self._stop_by), name="witness", daemon=True
         )
+
+    def _make_witness(self) -> SiteWitness:
+        return SiteWitness(self._home, self._kit, self._journal, self._tell, self._bad)
 
     def _stop_by(self, error: FederationError) -> None:
         """Take no further work: the coordinator's log does not hold together."""

@@ -5,6 +5,7 @@ no longer used stay in the site's folder.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from client.home import SiteHome
@@ -31,8 +32,13 @@ def _open(home: SiteHome, journal: Journal) -> SiteWitness:
 # -- cloister-site journal ------------------------------------------------------------------------
 
 
-def show_journal(args: argparse.Namespace) -> int:
-    """Show what the log has of this site's entries; set one aside that it refuses."""
+def show_journal(args: argparse.Namespace, send: Callable[[Sequence[bytes]], list[int]]) -> int:
+    """Show what the log has of this site's entries; set one aside that it refuses.
+
+    Args:
+      args: The command's.
+      send: Hands entries to the coordinator's log, over a line of its own.
+    """
     home = SiteHome(args.home)
     home.config()
     journal = home.journal()
@@ -40,10 +46,13 @@ def show_journal(args: argparse.Namespace) -> int:
         if args.set_aside is not None:
             # The agent would send the old entry and the new one.
             with home.agent_lock():
-                made = journal.set_aside(args.set_aside)
-            console.say(
-                f"entry {made.sequence} is kept here, and {made.event} is sent in its place"
-            )
+                made = journal.set_aside(args.set_aside, send)
+            if made is None:
+                console.say(f"the log has entry {args.set_aside} by now: nothing is set aside")
+            else:
+                console.say(
+                    f"entry {made.sequence} is kept here, and {made.event} is sent in its place"
+                )
         return _say_journal(journal, as_json=args.json)
     finally:
         journal.close()

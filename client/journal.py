@@ -278,17 +278,35 @@ class Journal:
             ).fetchone()
         return None if row is None else _refusal(row)
 
-    def set_aside(self, sequence: int) -> Entry:
+    def set_aside(
+        self, sequence: int, send: Callable[[Sequence[bytes]], Sequence[int]]
+    ) -> Entry | None:
         """Keep the refused entry beside the others, and say in its place that this was done.
 
-        The new entry has the number of the refused one, so those behind it stay as they are.
+        The new entry has the number of the refused one, so those behind it stay as they are. The
+        refused one is sent once more before: the log may have taken it since, and its answer may
+        have been lost. It would refuse every other entry of that number for ever.
 
         Returns:
-          The new entry.
+          The new entry; None where the log has the old one by now.
 
         Raises:
           ConfigError: The log did not refuse the entry of that number.
+          TransportError: The log cannot be asked; nothing was changed.
         """
+        refused = self.refused()
+        if refused is not None and refused.entry.sequence == sequence:
+            row = (sequence, refused.entry.line)
+            try:
+                indices = send([refused.entry.line])
+            except ConfigError:
+                return self._replace(sequence)
+            self._mark([row], indices)
+            return None
+        return self._replace(sequence)
+
+    def _replace(self, sequence: int) -> Entry:
+        """Put another entry in the place of a refused one, which is kept."""
         with self._guarded(), self._transaction():
             row = self._connection.execute(
                 "SELECT entry.line, refusal.reason, refusal.refused_at FROM refusal"

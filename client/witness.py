@@ -19,6 +19,7 @@ can check it, and the coordinator cannot put another in its place.
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,9 +31,9 @@ from client.home import SiteHome
 from client.journal import Journal
 from privacy.audit.checkpoint import log_key
 from privacy.audit.cosignature import Algorithm, CosigningKey
-from privacy.audit.entry import Event, format_time
+from privacy.audit.entry import Event, format_time, parse_entry
 from privacy.audit.note import Note
-from privacy.audit.witness import Request, Seen, Witness, open_signed
+from privacy.audit.witness import Request, Seen, StaleError, Witness, open_signed
 from privacy.durable import replace_file, sync_folder
 from privacy.errors import ConfigError, FederationError, TransportError, VerificationError
 from privacy.pki.enrolment import EnrolmentKit
@@ -44,6 +45,8 @@ MAX_BAD_ANSWERS: Final = 3
 _MEMORY: Final = "memory.json"
 _STOPPED: Final = "stopped.json"
 _DECIDED: Final = "decided.json"
+# A copy that a person made beside one, `refused-1.bak`, is none.
+_REFUSED_FOLDER: Final = re.compile(r"refused-([1-9][0-9]{0,8})", re.ASCII)
 SEEN: Final = "seen.checkpoint"
 REFUSED: Final = "refused.checkpoint"
 
@@ -105,7 +108,9 @@ def resume(home: SiteHome) -> Path:
     found = stopped(home)
     if found is None:
         raise ConfigError("expected a site that stopped over the coordinator's log")
-    folder = home.witness_folder / str(found["folder"])
+    folder = home.witness_folder / str(found.get("folder", ""))
+    # Whoever decides may have moved the evidence to where it is compared.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     decided = {**found, "decided_at": format_time(datetime.now(UTC))}
     replace_file(folder / _DECIDED, _json(decided))
     sync_folder(folder)
@@ -113,6 +118,16 @@ def resume(home: SiteHome) -> Path:
     (home.witness_folder / _STOPPED).unlink()
     sync_folder(home.witness_folder)
     return folder
+
+
+class BadAnswers:
+    """How many answers in a row proved nothing; it outlives a connection.
+
+    Else a coordinator that drops the line after each bad answer is never found out.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
 
 
 class SiteWitness:
@@ -123,13 +138,21 @@ class SiteWitness:
       kit: Names the federation and the coordinator's key.
       journal: Where the key is announced.
       tell: Told what the operator should know.
+      bad: Counts answers that prove nothing, from one connection to the next.
 
     Raises:
       ConfigError: The key or the memory was lost, is unreadable or is another log's. A witness
         without them signs nothing.
     """
 
-    def __init__(self, home: SiteHome, kit: EnrolmentKit, journal: Journal, tell: Tell) -> None:
+    def __init__(
+        self,
+        home: SiteHome,
+        kit: EnrolmentKit,
+        journal: Journal,
+        tell: Tell,
+        bad: BadAnswers | None = None,
+    ) -> None:
         self._home = home
         self._journal = journal
         self._tell = tell
@@ -142,7 +165,7 @@ class SiteWitness:
         self._changed = threading.Condition()
         self._due_at = 0.0
         self._asked_at = 0.0
-        self._num_bad = 0
+        self._bad = bad or BadAnswers()
         self._ended = False
 
     @property
@@ -202,6 +225,21 @@ class SiteWitness:
 
     def watch(self, link: Asked, on_stopped: Callable[[FederationError], None]) -> None:
         """Ask and cosign until `end`; `on_stopped` gets the reason for which no work may go on."""
+        has_ended = False
+        try:
+            self._watch(link, on_stopped)
+            has_ended = True
+        finally:
+            if not has_ended:
+                # A fault that nobody foresaw: work must not go on while nobody watches the log.
+                on_stopped(
+                    FederationError(
+                        "this site's witness of the coordinator's log failed; no work is taken",
+                        hint="the fault stands above; report it, then start the agent again",
+                    )
+                )
+
+    def _watch(self, link: Asked, on_stopped: Callable[[FederationError], None]) -> None:
         while self._wait():
             try:
                 self.step(link)
@@ -241,7 +279,7 @@ class SiteWitness:
             self._count_bad(seen, str(error))
             return
         if not asked:
-            self._num_bad = 0
+            self._bad.number = 0
             return
         try:
             request = Request.parse(asked)
@@ -255,11 +293,21 @@ class SiteWitness:
         if seen.size == 0 and (request.path or size == 0):
             self._count_bad(seen, "expected a first checkpoint without a proof")
             return
+        if seen.size == 0 and size < (floor := self._floor()):
+            self._count_bad(
+                seen, f"expected the {floor} entries that this site was told of, got {size}"
+            )
+            return
         try:
             signature = self._witness.cosign(request, datetime.now(UTC))
-        except VerificationError as error:
+        except StaleError as error:
+            if self._witness.seen != seen:
+                # The thread of another connection went on meanwhile; the next question is newer.
+                return
             raise self._stop(seen, str(error), request.checkpoint) from None
-        self._num_bad = 0
+        except VerificationError as error:
+            raise self._stop(self._witness.seen, str(error), request.checkpoint) from None
+        self._bad.number = 0
         if self._ended:
             # The line is being closed; at the next one the same is asked for again.
             return
@@ -270,20 +318,54 @@ class SiteWitness:
             # Who does not want it lacks it: that shows where a quorum is asked for.
             self._tell(witness=f"the coordinator does not take the cosignature: {error}")
 
+    def is_not_asked(self) -> None:
+        """The coordinator let this site in without asking it to witness the log.
+
+        Raises:
+          StoppedError: Once too often.
+        """
+        if self._announced is not None:
+            self._count_bad(
+                self._witness.seen, "the coordinator no longer asks this site to witness its log"
+            )
+
+    def _floor(self) -> int:
+        """How many entries the first checkpoint has at least.
+
+        Where the memory was lost, the places that the log gave for this site's entries are all
+        that is left of what was seen. Those up to the present key's announcement count: the
+        coordinator shows no older checkpoint to a site that begins.
+        """
+        floor = told = 0
+        for line, index in self._journal.lines():
+            told = max(told, 0 if index is None else index + 1)
+            if parse_entry(line).event is Event.WITNESS_ANNOUNCED:
+                floor = told
+        return floor
+
     def _count_bad(self, seen: Seen, reason: str) -> None:
         """Nothing was proved and nothing signed; too often in a row, and the site stops."""
-        self._num_bad += 1
-        self._tell(witness=f"no good answer, {self._num_bad} of {MAX_BAD_ANSWERS}: {reason}")
-        if self._num_bad >= MAX_BAD_ANSWERS:
+        self._bad.number += 1
+        self._tell(witness=f"no good answer, {self._bad.number} of {MAX_BAD_ANSWERS}: {reason}")
+        if self._bad.number >= MAX_BAD_ANSWERS:
+            self._bad.number = 0
             raise self._stop(seen, f"no checkpoint of its log could be checked: {reason}", "")
 
     def _stop(self, seen: Seen, reason: str, refused: str) -> StoppedError:
         """Keep what was seen and what was refused, durably, and say so."""
+        try:
+            folder = self._keep(seen, reason, refused)
+        except OSError as error:
+            # It stops all the same; whoever starts the agent again meets the same log.
+            self._tell(witness=f"cannot keep the evidence: {error.strerror}")
+            folder = ""
+        return _stopped_error(self._home, reason, folder)
+
+    def _keep(self, seen: Seen, reason: str, refused: str) -> str:
+        """Write the evidence, then that this site stopped; returns the folder's name."""
         parent = self._home.witness_folder
-        number = 1 + max(
-            (int(p.name.removeprefix("refused-")) for p in parent.glob("refused-[0-9]*")),
-            default=0,
-        )
+        found = [_REFUSED_FOLDER.fullmatch(path.name) for path in parent.iterdir()]
+        number = 1 + max((int(match[1]) for match in found if match), default=0)
         folder = parent / f"refused-{number}"
         folder.mkdir(mode=0o700)
         for name, note in ((SEEN, seen.note), (REFUSED, refused)):
@@ -299,13 +381,15 @@ class SiteWitness:
         # A crash before this line leaves a site that asks again and stops again.
         replace_file(parent / _STOPPED, _json(content))
         sync_folder(parent)
-        return _stopped_error(self._home, reason, folder.name)
+        return folder.name
 
 
 def make_key(home: SiteHome) -> None:
     """Make the key with which this site cosigns; the one before is put beside it.
 
-    The memory stays: also with another key the site does not cosign another history.
+    The memory stays: also with another key the site does not cosign another history. Where the
+    memory was lost as well, what the site saw is lost: it refuses a log that lacks entries which
+    it was told of, and cannot tell another fork from the log that it cosigned.
     """
     home.keys_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     name, path = home.config().site.name, home.witness_key_path

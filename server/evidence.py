@@ -24,6 +24,9 @@ PARTY = "coordinator"
 # Releases of more kinds than this are recomputed by auditors only: each kind takes time, and a
 # site chooses how many it claims.
 MAX_RECOMPUTED_KINDS = 64
+# A site announces a key when it begins and when it lost one. Each announcement starts the
+# signatures of that site anew, so they must not go on for ever.
+MAX_ANNOUNCED_KEYS = 100
 
 
 class Evidence:
@@ -42,6 +45,7 @@ class Evidence:
         self._openings = Openings(config.openings_path)
         self._rules = Rules(self.log.keys, calibrate.epsilon)
         self._sent: dict[tuple[str, int, str], str] = {}
+        self._announced: dict[str, list[int]] = {}
         try:
             for index, line in enumerate(self.log.lines()):
                 self._follow(parse_entry(line), index, recompute=False)
@@ -55,6 +59,8 @@ class Evidence:
         if entry.event is Event.UPDATE_SENT:
             place = (entry.subjects["plan"], entry.predicate["server_round"], entry.party)
             self._sent[place] = entry.subjects["update"]
+        elif entry.event is Event.WITNESS_ANNOUNCED:
+            self._announced.setdefault(entry.party, []).append(index)
 
     def sent_update(self, plan_digest: str, server_round: int, site: str) -> str | None:
         """Digest of the update that a site says it sent in a round, None before it says so."""
@@ -65,6 +71,21 @@ class Evidence:
         """The key with which each site cosigns, as it announced it; a copy."""
         with self.lock:
             return dict(self._rules.witnesses)
+
+    def announced_at(self, site: str) -> int:
+        """The entry in which a site announced its present witness's key; -1 before it did."""
+        with self.lock:
+            return self._announced.get(site, [-1])[-1]
+
+    def _check_announced(self, entry: Entry) -> None:
+        """Refuse a site's next witness's key where it announced too many."""
+        if (
+            entry.event is Event.WITNESS_ANNOUNCED
+            and len(self._announced.get(entry.party, [])) >= MAX_ANNOUNCED_KEYS
+        ):
+            raise VerificationError(
+                f"expected at most {MAX_ANNOUNCED_KEYS} witness's keys of {entry.party}"
+            )
 
     def extend(self, lines: Sequence[bytes]) -> list[Receipt]:
         """Append entries durably, under one checkpoint, and return their receipts.
@@ -84,6 +105,7 @@ class Evidence:
                     if not self.log.holds(line) and line not in seen:
                         check_signer(entry, self.log.keys)
                         check_sequence(entry, sequences)
+                        self._check_announced(entry)
                         kinds = len(entry.predicate.get("prior", ()))
                         self._follow(entry, size, recompute=kinds <= MAX_RECOMPUTED_KINDS)
                         size += 1

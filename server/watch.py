@@ -1,5 +1,6 @@
 """What a person sees of runs: lines as they happen, and a table on request."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,7 @@ from privacy import console
 from privacy.audit.checkpoint import parse_checkpoint
 from privacy.audit.log import COSIGNED, ENTRIES
 from privacy.audit.note import Note
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, VerificationError
 from server.config import FederationConfig
 from server.control import control
 from server.roster import Roster
@@ -86,8 +87,10 @@ def offline_status(config: FederationConfig) -> dict[str, object]:
     cosigned = config.log_folder / COSIGNED
     num_cosigned = 0
     if cosigned.exists():
-        note = Note.parse(cosigned.read_text(encoding="utf-8"))
-        num_cosigned = parse_checkpoint(note.text).size
+        # Spoilt, it counts for nothing: the running coordinator has it signed again.
+        with contextlib.suppress(VerificationError, UnicodeDecodeError):
+            note = Note.parse(cosigned.read_text(encoding="utf-8"))
+            num_cosigned = parse_checkpoint(note.text).size
     runs = RunStore(config.state_folder / "runs.sqlite")
     try:
         with Roster(config.roster_path) as roster:
@@ -127,6 +130,11 @@ def _witness_lines(witnesses: Mapping[str, Any], num_entries: int) -> list[str]:
         return lines
     lines[0] += f" by {', '.join(witnesses['by']) or 'nobody'}"
     lines[0] += f"; quorum {witnesses['needed']} of {witnesses['operators']} operators"
+    if unknown := witnesses.get("unknown"):
+        lines.append(
+            f"UNKNOWN SITE in witness_operators: {', '.join(unknown)}; misspelt, it counts as an"
+            " operator of its own"
+        )
     if witnesses["waiting_s"] > LATE_S and witnesses["needed"]:
         lines.append(
             f"NO QUORUM for {witnesses['waiting_s']:.0f} s, waiting for"

@@ -22,7 +22,7 @@ from privacy.audit.checkpoint import log_key, parse_checkpoint
 from privacy.audit.cosignature import cosigned_at
 from privacy.audit.note import Note, NoteKey, NoteSignature
 from privacy.audit.quorum import Quorum
-from privacy.audit.witness import Request
+from privacy.audit.witness import Request, open_signed
 from privacy.durable import replace_file
 from privacy.errors import ConfigError, VerificationError
 from server.config import FederationConfig
@@ -54,15 +54,13 @@ class Witnesses:
         self._lock = threading.Lock()
         self._signatures: dict[str, NoteSignature] = {}
         self._is_urgent = False
-        self._kept_size, self._kept_by = self._read_cosigned()
-        self._covered_size = self._kept_size if self._quorum().holds(self._kept_by) else 0
+        self._kept_size, self._kept = self._read_cosigned()
+        self._covered_size = self._kept_size if self._quorum().holds(self._kept) else 0
         self._candidate = evidence.log.checkpoint
         self._size = _size(self._candidate)
         self._since = time.monotonic()
         if self._kept_size == self._size:
-            note = Note.parse(evidence.log.cosigned)
-            keys = self._keys()
-            self._signatures = {site: note.by(keys[site])[0] for site in self._kept_by}
+            self._signatures = dict(self._kept)
         self._problem = ""
         self.write_policy()
 
@@ -80,8 +78,12 @@ class Witnesses:
                 f"expected {site} to announce its witness's key before it witnesses"
             )
         with self._lock:
-            self._advance()
-            if old_size == self._size and site in self._signatures:
+            self._advance(keys)
+            if old_size == 0 and self._evidence.announced_at(site) >= self._size:
+                # Who begins is shown a log with its own entries: it refuses one without them. The
+                # others sign the newer one too; a site announces few keys.
+                self._show_newest()
+            if old_size == self._size and site in _by(keys, self._signatures):
                 return ""
             path: list[bytes] = []
             # A site that saw more than we have must learn it: it will not sign, and say why.
@@ -103,32 +105,36 @@ class Witnesses:
         with self._lock:
             if note.text != Note.parse(self._candidate).text:
                 return False
-            self._signatures[site] = note.by(key)[0]
+            self._signatures[site] = note.by(key)[-1]
             self._keep(keys)
             return True
 
-    def _advance(self) -> None:
+    def _advance(self, keys: Mapping[str, NoteKey]) -> None:
         """Go on to the newest checkpoint, once the one before has its quorum."""
         newest = self._evidence.log.checkpoint
         pause_s = 0.0 if self._is_urgent else CANDIDATE_S
         if (
             newest != self._candidate
-            and self._quorum().holds(self._signatures)
+            and self._quorum().holds(_by(keys, self._signatures))
             and time.monotonic() - self._since >= pause_s
         ):
-            self._candidate, self._size = newest, _size(newest)
-            self._signatures, self._since = {}, time.monotonic()
-            self._is_urgent = False
+            self._show_newest()
+
+    def _show_newest(self) -> None:
+        self._candidate = self._evidence.log.checkpoint
+        self._size = _size(self._candidate)
+        self._signatures, self._since = {}, time.monotonic()
+        self._is_urgent = False
 
     def _keep(self, keys: Mapping[str, NoteKey]) -> None:
         quorum = self._quorum()
-        current = {site: s for site, s in self._signatures.items() if site in keys}
+        current = _by(keys, self._signatures)
         is_met = quorum.holds(current)
-        if is_met or not quorum.holds(self._kept_by):
+        if is_met or not quorum.holds(_by(keys, self._kept)):
             self._evidence.log.add_cosignatures(
                 self._candidate, current.values(), [keys[site] for site in current]
             )
-            self._kept_size, self._kept_by = self._size, frozenset(current)
+            self._kept_size, self._kept = self._size, current
         if is_met:
             self._covered_size = self._size
 
@@ -150,18 +156,23 @@ class Witnesses:
         `waiting_s` is how long the checkpoint shown to the witnesses has lacked its quorum.
         """
         quorum, keys = self._quorum(), self._keys()
-        active = {e.site for e in self._roster.list() if e.active}
+        enrolled = self._roster.list()
+        active = {e.site for e in enrolled if e.active}
         with self._lock:
-            self._advance()
-            is_met = quorum.holds(self._signatures)
+            self._advance(keys)
+            current = _by(keys, self._signatures)
+            is_met = quorum.holds(current)
             return {
                 "needed": quorum.needed,
                 "operators": len(quorum.operators),
                 "cosigned_entries": self._covered_size,
-                "by": sorted(self._kept_by),
+                "by": sorted(_by(keys, self._kept)),
                 "waiting_s": 0.0 if is_met else round(time.monotonic() - self._since, 1),
-                "missing": [] if is_met else quorum.missing(self._signatures),
+                "missing": [] if is_met else quorum.missing(current),
                 "without_key": sorted(active - set(keys)),
+                "unknown": sorted(
+                    set(self._config.witness_operators) - {e.site for e in enrolled}
+                ),
                 "problem": self._problem,
             }
 
@@ -201,14 +212,33 @@ class Witnesses:
             if self._roster.active_site(site) is not None
         }
 
-    def _read_cosigned(self) -> tuple[int, frozenset[str]]:
-        """Size and witnesses of the newest cosigned checkpoint on disk."""
-        text = self._evidence.log.cosigned
-        if not text:
-            return 0, frozenset()
-        note = Note.parse(text)
-        by = {site for site, key in self._keys().items() if cosigned_at(note, key) is not None}
-        return _size(text), frozenset(by)
+    def _read_cosigned(self) -> tuple[int, dict[str, NoteSignature]]:
+        """Size and signatures of the newest cosigned checkpoint on disk; none where it is spoilt.
+
+        The file follows from what the sites signed, and they sign again: it must not keep the
+        coordinator from its start.
+        """
+        try:
+            text = self._evidence.log.cosigned
+            if not text:
+                return 0, {}
+            size = open_signed(text, self._log_key).size
+            note = Note.parse(text)
+            found = {
+                site: note.by(key)[-1]
+                for site, key in self._keys().items()
+                if cosigned_at(note, key) is not None
+            }
+        except (VerificationError, UnicodeDecodeError):
+            return 0, {}
+        return size, found
+
+
+def _by(
+    keys: Mapping[str, NoteKey], signatures: Mapping[str, NoteSignature]
+) -> dict[str, NoteSignature]:
+    """The signatures by the sites' present keys: no policy knows a replaced one."""
+    return {s: found for s, found in signatures.items() if s in keys and found.is_by(keys[s])}
 
 
 def _size(note: str) -> int:

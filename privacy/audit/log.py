@@ -37,7 +37,7 @@ from privacy.audit.entry import Entry, parse_entry, peek, verify_entry
 from privacy.audit.history import append_checkpoint, mend_history
 from privacy.audit.keys import KeyRing, PartyKey
 from privacy.audit.merkle import leaf_hash
-from privacy.audit.note import Note, NoteKey, NoteSignature
+from privacy.audit.note import MAX_NOTE_BYTES, Note, NoteKey, NoteSignature
 from privacy.audit.store import ENTRIES, Store
 from privacy.audit.witness import Request, open_signed
 from privacy.durable import replace_file, sync_folder
@@ -274,12 +274,14 @@ class Log:
     ) -> str:
         """Keep witnesses' signatures under a checkpoint of this log; returns it with them.
 
-        Signatures by others than `witnesses` are left out. Those of an older checkpoint than the
-        newest cosigned one are not kept.
+        They replace those that were kept: one line a witness, so the file cannot grow without
+        bound. Signatures by others than `witnesses` are left out. Those of an older checkpoint
+        than the newest cosigned one are not kept.
 
         Raises:
           VerificationError: The checkpoint is not one that this log signed, or a witness's
-            signature does not verify: kept, it would spoil the note for every reader.
+            signature does not verify: kept, it would spoil the note for every reader. Or there
+            are more than a reader takes.
         """
         key = log_key(self.origin, self._key.public_key)
         offered = Note(text=Note.parse(checkpoint).text, signatures=tuple(signatures))
@@ -289,17 +291,25 @@ class Log:
             if signed.size > self.size or self._store.tree.root(signed.size) != signed.root:
                 raise VerificationError("expected a checkpoint of this log")
             own = Note.parse(checkpoint)
-            note = Note(text=own.text, signatures=tuple(own.by(key))).with_signatures(
-                tuple(signature for w in good for signature in offered.by(w))
+            note = Note(text=own.text, signatures=tuple(own.by(key)[:1])).with_signatures(
+                tuple(offered.by(w)[-1] for w in good)
             )
-            if self.cosigned:
-                known = open_signed(self.cosigned, key)
-                if known.size > signed.size:
-                    return str(note)
-                if known.size == signed.size:
-                    note = Note.parse(self.cosigned).with_signatures(note.signatures)
-            replace_file(self.folder / COSIGNED, str(note).encode())
+            content = str(note).encode()
+            if len(content) > MAX_NOTE_BYTES:
+                raise VerificationError(
+                    f"expected cosignatures of at most {MAX_NOTE_BYTES} bytes, got {len(content)}"
+                )
+            if self._cosigned_size(key) <= signed.size:
+                replace_file(self.folder / COSIGNED, content)
             return str(note)
+
+    def _cosigned_size(self, key: NoteKey) -> int:
+        """Entries of the newest cosigned checkpoint; 0 where there is none, or none to be read."""
+        try:
+            return open_signed(self.cosigned, key).size
+        except (VerificationError, UnicodeDecodeError):
+            # Witnesses are asked again; a file that follows from others must not stop the log.
+            return 0
 
     def _sign(self) -> None:
         size = self._store.size

@@ -9,10 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from privacy.audit.note import NoteKey
+from privacy.audit.policy import Policy
 from privacy.errors import ConfigError
 
 LOG_OPERATOR = "coordinator"
-_ALL = "operators/quorum"
+# Neither an operator's group nor a site has such a name, whatever they are called.
+_ALL = "quorum/operators"
+# The one word that a policy keeps for itself, and a site may be called so.
+_RESERVED = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +76,7 @@ class Quorum:
         """The text of a `tlog-policy` that asks for this quorum.
 
         Raises:
-          ConfigError: Too few operators have a witness.
+          ConfigError: Too few operators have a witness, or two sites announced one key.
         """
         known = {
             operator: [site for site in of if site in witnesses]
@@ -91,16 +95,23 @@ class Quorum:
             "# Each key stands in the log too, in an entry that the site signed. Count operators,",
             "# not lines: sites whose machines one party runs belong into one group.",
             f"log {log.vkey}",
-            *(f"witness {s} {witnesses[s].vkey}" for of in known.values() for s in of),
+            *(f"witness {_word(s)} {witnesses[s].vkey}" for of in known.values() for s in of),
         ]
         members = []
         for operator, of in known.items():
             if of == [operator]:
-                members.append(operator)
+                members.append(_word(operator))
             else:
                 members.append(f"operators/{operator}")
-                lines.append(f"group operators/{operator} any {' '.join(of)}")
+                lines.append(f"group operators/{operator} any {' '.join(map(_word, of))}")
         if self.needed:
             lines.append(f"group {_ALL} {self.needed} {' '.join(members)}")
         lines.append(f"quorum {_ALL if self.needed else 'none'}")
-        return "\n".join(lines) + "\n"
+        text = "\n".join(lines) + "\n"
+        # Nobody is handed a policy that no verifier reads.
+        Policy.parse(text.encode())
+        return text
+
+
+def _word(site: str) -> str:
+    return f"site/{site}" if site == _RESERVED else site

@@ -17,6 +17,7 @@ consistency proof from there, and the checkpoint.
 """
 
 import base64
+import contextlib
 import fcntl
 import json
 import re
@@ -30,13 +31,14 @@ from pathlib import Path
 from privacy.audit.checkpoint import Checkpoint, parse_checkpoint
 from privacy.audit.cosignature import CosigningKey, check_signed
 from privacy.audit.merkle import EMPTY_ROOT, HASH_BYTES, verify_consistency
-from privacy.audit.note import MAX_NOTE_BYTES, Note, NoteKey, NoteSignature, decode_base64
+from privacy.audit.note import Note, NoteKey, NoteSignature, decode_base64
 from privacy.durable import replace_file, sync_folder
 from privacy.errors import ConfigError, TamperError, VerificationError
 
 _OLD = re.compile(r"old (0|[1-9][0-9]{0,14})")
 _MAX_PATH = 63
-_MAX_REQUEST = MAX_NOTE_BYTES + 8192
+# A log asks with its own line, not with those of all other witnesses.
+_MAX_REQUEST = 100_000 + 8192
 _MAX_REFUSED = 1 << 20
 REFUSED = ".refused"
 
@@ -211,7 +213,9 @@ class Witness:
             try:
                 after = advance(seen, request, self._log)
             except TamperError:
-                self._keep_refused(seen, request)
+                # A full disk must not hide a fork behind its own error.
+                with contextlib.suppress(OSError):
+                    self._keep_refused(seen, request)
                 raise
             if after != seen:
                 _write(self._path, self._log, after)

@@ -231,14 +231,15 @@ def test_setting_an_entry_aside_keeps_it_and_says_so_in_its_place(
     before = [line for line, _ in journal.lines()]
     for sequence in (0, 1, 2):
         with pytest.raises(ConfigError, match="that the log refused"):
-            journal.set_aside(sequence)
+            journal.set_aside(sequence, log.append)
     with pytest.raises(ConfigError):
         journal.flush(log.append)
-    made = journal.set_aside(1)
+    made = journal.set_aside(1, log.append)
     with pytest.raises(ConfigError, match="that the log refused"):
-        journal.set_aside(1)
+        journal.set_aside(1, log.append)
     after = [line for line, _ in journal.lines()]
     assert (after[0], after[2]) == (before[0], before[2])
+    assert made is not None
     verify_entry(made, KEY.public_key)
     assert made.sequence == 1
     assert made.subjects == {"entry": parse_entry(before[1]).digest}
@@ -259,4 +260,23 @@ def test_an_entry_that_the_log_takes_after_all_is_no_longer_refused(journal: Jou
     journal.flush(Log().append)
     assert journal.refused() is None
     with pytest.raises(ConfigError, match="that the log refused"):
-        journal.set_aside(0)
+        journal.set_aside(0, Log().append)
+
+
+def test_an_entry_that_the_log_holds_by_now_is_not_set_aside(journal: Journal) -> None:
+    journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
+    with pytest.raises(ConfigError):
+        journal.flush(Picky().append)
+    # The plan is offered by now, and the log's answer is lost.
+    log = Log(num_calls=0)
+    with pytest.raises(TransportError):
+        journal.flush(log.append)
+    before = journal.lines()
+    with pytest.raises(TransportError):
+        journal.set_aside(0, log.append)
+    assert journal.lines() == before
+    log._calls_left = 1
+    assert journal.set_aside(0, log.append) is None
+    assert journal.refused() is None
+    assert journal.set_aside_entries() == ()
+    assert journal.lines() == [(before[0][0], 0)]

@@ -21,6 +21,7 @@ from client.witness import (
     MAX_BAD_ANSWERS,
     REFUSED,
     SEEN,
+    BadAnswers,
     SiteWitness,
     StoppedError,
     check_stopped,
@@ -508,3 +509,119 @@ def test_the_command_makes_another_key(
     assert main(["witness", "--home", str(home.folder), "--new-key", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["key"] != witness.vkey
     assert home.witness_key_path.with_name("witness.key.old").exists()
+
+
+# -- what must not keep a site from stopping ------------------------------------------------------
+
+
+def test_a_folder_that_a_person_made_beside_the_evidence_hides_no_fork(
+    home: SiteHome, witness: SiteWitness
+) -> None:
+    witness.step(honest(Operator("a", "b", "c")))
+    for name in ("refused-1.bak", "refused-", "refused-01", "refused-\u0663"):
+        (home.witness_folder / name).mkdir()
+    with pytest.raises(StoppedError):
+        witness.step(Line(fork))
+    assert set(kept(home)) == {SEEN, REFUSED}
+
+
+def test_a_full_disk_hides_no_fork(
+    witness: SiteWitness, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness.step(honest(Operator("a", "b", "c")))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("privacy.audit.witness.replace_file", full)
+    monkeypatch.setattr(client.witness, "replace_file", full)
+    with pytest.raises(StoppedError, match="two different logs"):
+        witness.step(Line(fork))
+    assert "No space left" in told[-1]
+
+
+def test_a_fault_that_nobody_foresaw_ends_the_work(witness: SiteWitness) -> None:
+    def broken(_old: int) -> str:
+        raise ZeroDivisionError
+
+    reasons: list[Exception] = []
+    with pytest.raises(ZeroDivisionError):
+        witness.watch(Line(broken), reasons.append)
+    (reason,) = reasons
+    assert "no work is taken" in str(reason)
+
+
+def test_bad_answers_are_counted_from_one_connection_to_the_next(
+    home: SiteHome, journal: Journal, witness: SiteWitness
+) -> None:
+    witness.step(honest(Operator("a", "b", "c")))
+    bad = BadAnswers()
+    for _ in range(MAX_BAD_ANSWERS - 1):
+        SiteWitness(home, home.kit(), journal, lambda **_: None, bad).step(Line(garbage))
+    last = SiteWitness(home, home.kit(), journal, lambda **_: None, bad)
+    with pytest.raises(StoppedError):
+        last.is_not_asked()
+
+
+def test_a_coordinator_that_no_longer_asks_is_told_of_and_stops_the_site(
+    witness: SiteWitness, told: list[str]
+) -> None:
+    for _ in range(MAX_BAD_ANSWERS - 1):
+        witness.is_not_asked()
+    assert "no longer asks" in told[-1]
+    with pytest.raises(StoppedError):
+        witness.is_not_asked()
+
+
+def test_two_connections_at_once_are_no_fork(
+    home: SiteHome, journal: Journal, witness: SiteWitness
+) -> None:
+    operator = Operator("a", "b")
+    second = open_witness(home, journal)
+
+    def overtaken(old: int) -> str:
+        asked = ask(operator, old)
+        operator.grow("c")
+        second.step(honest(operator))
+        return asked
+
+    late = Line(overtaken)
+    witness.step(late)
+    assert late.cosigned == []
+    assert stopped(home) is None
+    assert witness.seen.size == 3
+
+
+def test_the_evidence_may_have_been_moved_when_a_person_decides(
+    home: SiteHome, witness: SiteWitness, tmp_path: Path
+) -> None:
+    witness.step(honest(Operator("a", "b", "c")))
+    with pytest.raises(StoppedError):
+        witness.step(Line(fork))
+    (home.witness_folder / "refused-1").rename(tmp_path / "evidence")
+    assert (resume(home) / "decided.json").exists()
+    check_stopped(home)
+
+
+def test_after_all_was_lost_a_log_without_this_site_s_entries_is_refused(
+    home: SiteHome, journal: Journal, witness: SiteWitness
+) -> None:
+    import shutil
+
+    operator = Operator("a", "b", "c")
+    witness.step(honest(operator))
+    journal.record(Event.AGENT_STARTED, version="1")
+    journal.flush(lambda lines: list(range(3, 3 + len(lines))))
+    shutil.rmtree(home.witness_folder)
+    make_key(home)
+    fresh = open_witness(home, journal)
+    fresh.announce()
+    line = Line(lambda old: ask(Operator("a", "x"), old))
+    for _ in range(MAX_BAD_ANSWERS - 1):
+        fresh.step(line)
+    with pytest.raises(StoppedError, match="expected the 5 entries"):
+        fresh.step(line)
+    assert line.cosigned == []
+    true = honest(operator.grow("d", "e"))
+    fresh.step(true)
+    assert len(true.cosigned) == 1

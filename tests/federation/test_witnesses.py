@@ -114,7 +114,10 @@ class TwoFaced:
             Event.DOOR_REFUSED,
             sequence=self.log.next_sequence(self._key.key_id),
             at=datetime.now(UTC),
-            predicate={"rule": "malformed", "peer": "hmac-sha256:" + 64 * peer},
+            predicate={
+                "rule": "malformed",
+                "peer": "hmac-sha256:" + hashlib.sha256(peer.encode()).hexdigest(),
+            },
         )
 
     def begin(self) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
+import server.evidence
 import server.witnesses
 from privacy.audit.checkpoint import log_key
 from privacy.audit.cosignature import CosigningKey
 from privacy.audit.entry import Event, make_entry
-from privacy.audit.note import Note
+from privacy.audit.note import MAX_NOTE_BYTES, Note, NoteSignature
 from privacy.audit.policy import Cosigned, Policy
 from privacy.audit.witness import Request, open_signed
 from privacy.errors import VerificationError
-from privacy.pki.identity import SigningKey
+from privacy.pki.identity import Algorithm, SigningKey
 from server.config import FederationConfig, load, template
 from server.evidence import Evidence
 from server.roster import Roster
@@ -173,7 +174,7 @@ def test_a_site_without_an_announced_key_is_no_witness(room: Room) -> None:
         witnesses.ask("d", 0)
     assert witnesses.status()["without_key"] == ["d"]
     # Three of four suffice for the majority of four, so there is a policy.
-    assert Policy.load(room.config.log_folder / POLICY).groups["operators/quorum"].needed == 3
+    assert Policy.load(room.config.log_folder / POLICY).groups["quorum/operators"].needed == 3
 
 
 def test_a_site_that_announced_another_key_counts_with_the_newest_only(room: Room) -> None:
@@ -248,3 +249,128 @@ def test_the_status_says_for_whom_the_quorum_waits(
     text = status_lines(found | {"witnesses": witnesses.status()}, running=True)
     assert "cosigned 7 of 7 log entries by a, b" in text
     assert "NO QUORUM" not in text
+
+
+# -- keys that were replaced, and many of them ----------------------------------------------------
+
+
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each site cosign with the largest signatures that there are."""
+    generate = CosigningKey.generate
+    monkeypatch.setattr(
+        CosigningKey,
+        "generate",
+        classmethod(lambda _cls, name: generate(name, Algorithm.ML_DSA_44)),
+    )
+
+
+def test_a_member_that_replaces_its_key_again_and_again_fills_no_file(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large(monkeypatch)
+    witnesses = room.witnesses()
+    asked = witnesses.ask("a", 0)
+    for _ in range(5):
+        room.announce("a")
+        assert witnesses.take("a", room.cosign("a", asked))
+    assert len(Note.parse(room.evidence.log.cosigned).signatures) == 2
+    assert witnesses.take("b", room.cosign("b", witnesses.ask("b", 0)))
+    assert room.witnesses().covers(size(asked))
+    assert sorted(room.kept().witnesses) == ["a", "b"]
+
+
+def test_a_site_announces_so_many_keys_and_no_more(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.evidence, "MAX_ANNOUNCED_KEYS", 3)
+    room.announce("a")
+    room.announce("a")
+    with pytest.raises(VerificationError, match="at most 3 witness's keys of a"):
+        room.announce("a")
+    room.announce("b")
+    assert room.evidence.announced_at("b") == room.evidence.log.size - 1
+
+
+def test_forty_sites_with_the_largest_signatures_have_a_note_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.witnesses, "CANDIDATE_S", 0.0)
+    large(monkeypatch)
+    room = Room(tmp_path)
+    names = [f"s{number}" for number in range(40)]
+    for name in names:
+        room.enrol(name)
+    witnesses = room.witnesses()
+    first = room.evidence.log.size
+    for name in names:
+        assert witnesses.take(name, room.cosign(name, witnesses.ask(name, 0)))
+    assert len(room.kept().witnesses) == 40
+    assert room.witnesses().covers(first)
+    room.close()
+
+
+def test_the_note_of_a_thousand_sites_is_within_the_bound() -> None:
+    name = "cloister/" + "f" * 63 + "/" + "s" * 63
+    # An ML-DSA-44 signature behind its time.
+    line = NoteSignature(name=name, key_id=bytes(4), signature=bytes(8 + 2420)).line
+    assert 1001 * len(line.encode()) < MAX_NOTE_BYTES
+
+
+@pytest.mark.parametrize("spoilt", [b"nothing", b"\xff\xfe", b"a\n\n\xe2\x80\x94 b Zm9v\n"])
+def test_a_spoilt_file_of_cosignatures_stops_nobody_and_is_asked_for_again(
+    room: Room, spoilt: bytes
+) -> None:
+    (room.config.log_folder / "checkpoint.cosigned").write_bytes(spoilt)
+    witnesses = room.witnesses()
+    first = room.evidence.log.size
+    assert not witnesses.covers(first)
+    for name in "ab":
+        assert witnesses.take(name, room.cosign(name, witnesses.ask(name, 0)))
+    assert sorted(room.kept().witnesses) == ["a", "b"]
+
+
+def test_a_signature_by_a_replaced_key_counts_for_no_quorum(room: Room) -> None:
+    witnesses = room.witnesses()
+    asked = witnesses.ask("a", 0)
+    first = size(asked)
+    witnesses.take("a", room.cosign("a", asked))
+    room.announce("a")
+    witnesses.write_policy()
+    witnesses.take("b", room.cosign("b", asked))
+    assert not witnesses.covers(first)
+    assert witnesses.status()["by"] == ["b"]
+    assert witnesses.status()["missing"] == ["a", "c"]
+    # It is asked for the same once more, and then what is on disk has the policy's quorum.
+    witnesses.take("a", room.cosign("a", witnesses.ask("a", first)))
+    assert witnesses.covers(first)
+    assert sorted(room.kept().witnesses) == ["a", "b"]
+
+
+def test_who_begins_is_shown_a_log_with_its_own_announcement(room: Room) -> None:
+    witnesses = room.witnesses()
+    first = size(witnesses.ask("a", 0))
+    room.enrol("d")
+    assert size(witnesses.ask("d", 0)) == room.evidence.log.size
+    # The others, who have not signed yet, are asked for the same.
+    assert size(witnesses.ask("a", 0)) > first
+
+
+def test_a_misspelt_site_among_the_operators_is_told(tmp_path: Path) -> None:
+    room = Room(tmp_path, '"all"', '{ aa = "coordinator", b = "a" }')
+    for name in "ab":
+        room.enrol(name)
+    found = room.witnesses().status()
+    assert found["unknown"] == ["aa"]
+    lines = status_lines(
+        {
+            "federation": "regio",
+            "address": "127.0.0.1:9092",
+            "log_entries": 1,
+            "sites": [],
+            "runs": [],
+            "witnesses": found,
+        },
+        running=True,
+    )
+    assert "UNKNOWN SITE in witness_operators: aa" in lines
+    room.close()

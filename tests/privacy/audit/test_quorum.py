@@ -92,3 +92,17 @@ def test_the_policy_asks_for_what_the_quorum_asks_for(
     else:
         with pytest.raises(VerificationError, match="lacks its quorum"):
             policy.check(cosigned(signed))
+
+
+@pytest.mark.parametrize("operator", ["quorum", "none", "operators", "a"])
+def test_no_name_of_an_operator_or_a_site_spoils_the_policy(operator: str) -> None:
+    keys = {s: CosigningKey.generate(f"{ORIGIN}/{s}").public for s in ("none", "quorum", "a", "b")}
+    for operators in ({}, {"a": operator, "b": operator}, {"none": operator, "b": operator}):
+        quorum = Quorum.over("majority", keys, operators)
+        policy = Policy.parse(quorum.policy(LOG, keys).encode())
+        assert len(policy.witnesses) == 4
+
+
+def test_two_sites_with_one_key_give_no_policy() -> None:
+    with pytest.raises(ConfigError, match="expected each key once"):
+        Quorum.over("majority", "ab").policy(LOG, {"a": WITNESSES["a"], "b": WITNESSES["a"]})
