@@ -214,11 +214,11 @@ def test_what_sets_an_entry_aside_cannot_be_set_aside_itself(journal: Journal) -
     journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
     with pytest.raises(ConfigError):
         journal.flush(log.append)
-    journal.set_aside(0)
+    journal.set_aside(0, log.append)
     with pytest.raises(ConfigError):
         journal.flush(log.append)
     with pytest.raises(ConfigError, match="got one that sets another aside"):
-        journal.set_aside(0)
+        journal.set_aside(0, log.append)
 
 
 def test_setting_an_entry_aside_keeps_it_and_says_so_in_its_place(
