@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from privacy.audit.entry import Entry, parse_entry
+from privacy.audit.entry import Entry, parse_entry, verify_entry
+from privacy.audit.keys import KeyRing
 from privacy.audit.log import ENTRIES
 from privacy.audit.opening import Opening, Openings, commitments_in, is_commitment, open_entry
 from privacy.audit.store import read_lines
@@ -44,6 +45,12 @@ def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--openings", type=Path, required=True, metavar="FILE", help="the party's openings.jsonl"
     )
     forget.add_argument("--log", type=Path, metavar="LOG", help="the log's folder, for numbers")
+    forget.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="the parties' public keys (keys.json); by default those that lie with the log",
+    )
     forget.add_argument("--json", action="store_true", help="the result as JSON")
 
 
@@ -64,7 +71,7 @@ def list_openings(args: argparse.Namespace) -> int:
 def forget(args: argparse.Namespace) -> int:
     """Delete what opens commitments."""
     openings = _existing(args.openings)
-    wanted = _wanted(args.entries, args.log)
+    wanted = _wanted(args.entries, args.log, args.keys, openings)
     gone = openings.forget(wanted)
     deleted = {opening.commitment for opening in gone}
     missing = [name for name in wanted if name not in deleted]
@@ -137,7 +144,9 @@ def _existing(path: Path) -> Openings:
     return Openings(path)
 
 
-def _wanted(entries: Iterable[str], log: Path | None) -> dict[str, str]:
+def _wanted(
+    entries: Iterable[str], log: Path | None, keys: Path | None, openings: Openings
+) -> dict[str, str]:
     """Commitment -> what the person called it. All are found before anything is deleted."""
     wanted: dict[str, str] = {}
     numbers = []
@@ -150,18 +159,34 @@ def _wanted(entries: Iterable[str], log: Path | None) -> dict[str, str]:
             raise UsageError(f"expected an entry's number or a commitment, got {text!r}")
     if numbers and log is None:
         raise UsageError("expected --log LOG with entries' numbers, got none")
-    if log is not None:
+    if log is not None and numbers:
+        ring, kept = KeyRing.load(keys or log / "keys.json"), openings.read()
         for number in numbers:
-            wanted |= _of_entry(log, number)
+            wanted |= _of_entry(log, number, ring, kept)
     return wanted
 
 
-def _of_entry(log: Path, number: int) -> dict[str, str]:
+def _of_entry(
+    log: Path, number: int, keys: KeyRing, kept: Mapping[str, Opening]
+) -> dict[str, str]:
+    """The commitments of an entry that its party signed, and for which they were made.
+
+    Another's log may hold another entry under that number, with the commitment of somebody who
+    is not meant: what is deleted then is gone.
+    """
     line = next(islice(_lines(log), number, None), None)
     if line is None:
         raise ConfigError(f"expected entry {number} in {log}, got a shorter log")
     try:
-        found = commitments_in(parse_entry(line))
+        entry = parse_entry(line)
+        key = keys.find(entry.key_id)
+        if key is None or key.party != entry.party:
+            raise VerificationError(  # noqa: TRY301
+                f"expected a key of {entry.party} among the known ones, got another"
+            )
+        verify_entry(entry, key.public_key)
+        open_entry(entry, kept)
+        found = commitments_in(entry)
     except VerificationError as error:
         raise VerificationError(f"entry {number}: {error}", entry=number) from None
     if not found:

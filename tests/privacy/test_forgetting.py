@@ -1,5 +1,6 @@
 """What a person said can be shown by its party, and forgotten without a trace in the log."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 
 from privacy.audit.entry import Event
+from privacy.audit.keys import KeyRing
+from privacy.audit.log import ENTRIES
 from privacy.audit.opening import Openings
 from privacy.cli import main
 from tests.privacy.evidence import COORDINATOR, Federation
@@ -76,7 +79,10 @@ def test_forget_by_number_leaves_a_log_that_verifies(
 ) -> None:
     before = {path: path.read_bytes() for path in Path(case.log).rglob("*") if path.is_file()}
     assert case.verify() == 0
-    asked = ["forget", str(case.approved), "--log", case.log, "--openings", case.openings]
+    asked = [
+        "forget", str(case.approved), "--log", case.log, "--keys", case.keys,
+        "--openings", case.openings,
+    ]  # fmt: skip
     capsys.readouterr()
     assert main([*asked, "--json"]) == 0
     said = capsys.readouterr()
@@ -108,7 +114,7 @@ def test_nothing_is_deleted_when_one_entry_cannot_be_meant(
     case: Case, entry: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Path(case.openings).read_bytes()
-    asked = ["forget", "--log", case.log, "--openings", case.openings, "--"]
+    asked = ["forget", "--log", case.log, "--keys", case.keys, "--openings", case.openings, "--"]
     assert main([*asked, str(case.approved), entry]) in (1, 2)
     assert "error: expected" in capsys.readouterr().err
     assert Path(case.openings).read_bytes() == before
@@ -117,8 +123,28 @@ def test_nothing_is_deleted_when_one_entry_cannot_be_meant(
 def test_a_mistyped_file_does_not_read_as_nothing_kept(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["forget", str(case.approved), "--log", case.log, "--openings"]
+    asked = ["forget", str(case.approved), "--log", case.log, "--keys", case.keys, "--openings"]
     assert main([*asked, str(tmp_path / "opening.jsonl")]) == 1
     assert "expected a file of openings, got none" in capsys.readouterr().err
     assert main(["forget", str(case.approved), "--openings", case.openings]) == 2
     assert "expected --log LOG" in capsys.readouterr().err
+
+
+def test_a_number_in_a_log_that_the_party_did_not_sign_deletes_nothing(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(case.log) / ENTRIES
+    lines = path.read_bytes().splitlines(keepends=True)
+    envelope = json.loads(lines[case.approved])
+    signature = envelope["signatures"][0]
+    signature["sig"] = base64.b64encode(bytes(64)).decode()
+    lines[case.approved] = json.dumps(envelope).encode() + b"\n"
+    path.write_bytes(b"".join(lines))
+    before = Path(case.openings).read_bytes()
+    asked = ["forget", str(case.approved), "--log", case.log, "--openings", case.openings]
+    assert main([*asked, "--keys", case.keys]) == 1
+    assert f"entry {case.approved}: " in capsys.readouterr().err
+    strangers = tmp_path / "strangers.json"
+    strangers.write_text(KeyRing().dump())
+    assert main([*asked, "--keys", str(strangers)]) == 1
+    assert Path(case.openings).read_bytes() == before
