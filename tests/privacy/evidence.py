@@ -302,7 +302,7 @@ class Federation:
     def counts(self, **changes: list[int]) -> dict[str, list[int]]:
         """Noised counts as an attack that fails might give them."""
         return {
-            name: [40 if name.endswith("members") else 10] * membership.num_cells(name)
+            name: [40 if name.endswith("members") else 12] * membership.num_cells(name)
             for name in membership.FIELDS
         } | changes
 
