@@ -264,12 +264,14 @@ def test_the_smallest_sizes_that_give_an_area_give_one_whose_interval_holds(
     assert held >= 0.94 * given
 
 
-def test_an_area_that_too_few_units_stand_behind_is_not_given() -> None:
-    # These sizes gave one, with an interval that held the truth in 89 % of runs.
+def test_an_area_that_too_few_units_stand_behind_is_seldom_given() -> None:
+    # Always given, it would have an interval that holds the truth in 89 % of runs. The sizes are
+    # noised too, so now and then 80 others look like the 118 that it takes: in 6 % of runs.
     exact = counted_normals(np.random.default_rng(0), 2.66, 300, 80)
-    for _ in range(20):
-        told = membership.estimate("reference", membership.release(exact, 5.0), 5.0)
-        assert told.auc is None
+    told = [
+        membership.estimate("reference", membership.release(exact, 5.0), 5.0) for _ in range(200)
+    ]
+    assert sum(one.auc is not None for one in told) < 35
 
 
 def counted_normals(
