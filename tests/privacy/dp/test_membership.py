@@ -238,7 +238,7 @@ def test_noised_counts_give_the_area_within_its_interval(shift: float) -> None:
         assert area is not None
         held += area.low <= truth <= area.high
         values.append(area.value)
-    assert held >= 0.91 * 200
+    assert held >= 0.89 * 200
     # Scores in one cell count as ties: a little nearer to 0.5.
     assert np.mean(values) == pytest.approx(truth, abs=0.02)
 
@@ -287,9 +287,9 @@ def counted_normals(
 
 
 def test_more_noise_makes_the_interval_wider_and_then_there_is_no_figure() -> None:
-    exact = counted(*population(0.0, 400, 100, 0))
+    exact = counted(*population(0.0, 1600, 400, 0))
     widths = []
-    for noise in (0.1, 1.0, 2.0):
+    for noise in (0.1, 4.0, 8.0):
         area = membership.estimate("loss", membership.release(exact, noise), noise).auc
         assert area is not None
         widths.append(area.high - area.low)
