@@ -17,7 +17,18 @@ from privacy.audit.policy import Policy
 from privacy.audit.quorum import Quorum
 from privacy.audit.summary import Summary
 from privacy.audit.verify import CheckedLog, check_log
-from privacy.console import FAILED, OK, Parser, UsageError, complain, result, result_json, run, say
+from privacy.console import (
+    FAILED,
+    OK,
+    Parser,
+    UsageError,
+    add_keys,
+    complain,
+    result,
+    result_json,
+    run,
+    say,
+)
 from privacy.errors import VerificationError
 
 _HANDLERS = {
@@ -73,12 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         example="cloister-audit policy demo-out/log --keys keys.json --quorum majority",
     )
     policy.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
-    policy.add_argument(
-        "--keys",
-        type=Path,
-        metavar="FILE",
-        help="the parties' public keys (keys.json); by default those that lie with the log",
-    )
+    add_keys(policy)
     policy.add_argument(
         "--quorum",
         type=_quorum,

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from privacy.errors import ConfigError, FederationError
@@ -44,6 +45,16 @@ class Parser(argparse.ArgumentParser):
         print(f"error: {message}", file=sys.stderr)
         print(f"hint: see `{self.prog} --help`", file=sys.stderr)
         sys.exit(USAGE)
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Whose signatures on a log count."""
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="the parties' public keys (keys.json); by default those that lie with the log",
+    )
 
 
 def public_key(text: str) -> bytes:

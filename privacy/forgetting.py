@@ -7,10 +7,10 @@ from pathlib import Path
 
 from privacy.audit.entry import Entry, parse_entry, verify_entry
 from privacy.audit.keys import KeyRing
-from privacy.audit.log import ENTRIES
+from privacy.audit.log import ENTRIES, KEYS
 from privacy.audit.opening import Opening, Openings, commitments_in, is_commitment, open_entry
 from privacy.audit.store import read_lines
-from privacy.console import OK, Parser, UsageError, result, result_json, say
+from privacy.console import OK, Parser, UsageError, add_keys, result, result_json, say
 from privacy.errors import ConfigError, VerificationError
 
 
@@ -45,12 +45,7 @@ def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--openings", type=Path, required=True, metavar="FILE", help="the party's openings.jsonl"
     )
     forget.add_argument("--log", type=Path, metavar="LOG", help="the log's folder, for numbers")
-    forget.add_argument(
-        "--keys",
-        type=Path,
-        metavar="FILE",
-        help="the parties' public keys (keys.json); by default those that lie with the log",
-    )
+    add_keys(forget)
     forget.add_argument("--json", action="store_true", help="the result as JSON")
 
 
@@ -160,7 +155,7 @@ def _wanted(
     if numbers and log is None:
         raise UsageError("expected --log LOG with entries' numbers, got none")
     if log is not None and numbers:
-        ring, kept = KeyRing.load(keys or log / "keys.json"), openings.read()
+        ring, kept = KeyRing.load(keys or log / KEYS), openings.read()
         for number in numbers:
             wanted |= _of_entry(log, number, ring, kept)
     return wanted

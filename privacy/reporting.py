@@ -21,7 +21,7 @@ from privacy.compliance.report import Extras, render_report
 from privacy.compliance.results import read_results
 from privacy.compliance.seal import check_files, digest, open_seal, path_of, seal
 from privacy.compliance.words import LANGUAGES, Words
-from privacy.console import OK, Parser, UsageError, public_key, result, result_json, say
+from privacy.console import OK, Parser, UsageError, add_keys, public_key, result, result_json, say
 from privacy.errors import ConfigError, VerificationError
 from privacy.pki.identity import SigningKey, fingerprint
 
@@ -35,12 +35,7 @@ def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
 def add_log(parser: argparse.ArgumentParser) -> None:
     """A log, whose signatures count, and whose cosignatures must be there."""
     parser.add_argument("log", type=Path, metavar="LOG", help="the log's folder")
-    parser.add_argument(
-        "--keys",
-        type=Path,
-        metavar="FILE",
-        help="the parties' public keys (keys.json); by default those that lie with the log",
-    )
+    add_keys(parser)
     add_policy(parser)
 
 
