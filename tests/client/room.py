@@ -6,13 +6,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from flwr.app import Message
 from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
-from transformers import AutoConfig
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, DeepseekV3Config
 
 from client.worker import Worker
-from model.adapter import INITIAL_SEED, adapter_specs, initial_adapter
+from model.adapter import (
+    INITIAL_SEED,
+    adapter_specs,
+    initial_adapter,
+    inject_adapter,
+    load_adapter,
+)
 from model.base import base_digest, nano_folder
 from model.config import AdapterConfig, BaseRef
 from privacy import wire
@@ -106,3 +114,41 @@ def worker(folder: Path, before: str = "") -> Worker:
         hide=[],
         memory_limit_mb=4000,
     )
+
+
+def tiny_adapted(adapter: AdapterConfig, *, width: int) -> nn.Module:
+    """A base of two layers with an adapter in it, the same each time.
+
+    Args:
+      adapter: What is put in.
+      width: Of the model; 16 is enough for a step, 32 to learn some units by heart.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = DeepseekV3Config(
+        vocab_size=64,
+        hidden_size=width,
+        intermediate_size=3 * width // 2,
+        moe_intermediate_size=3 * width // 4,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=None,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+    )
+    base = AutoModelForCausalLM.from_config(config, experts_implementation="grouped_mm")
+    with torch.no_grad():
+        # A fresh head predicts next to nothing, whatever an adapter does.
+        base.get_output_embeddings().weight.mul_(25)
+    injected = inject_adapter(base, adapter)
+    load_adapter(injected, initial_adapter(config, adapter, seed=0))
+    return injected

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from client import leakage
 from client.dataset import TokenizedUnit
@@ -18,8 +17,6 @@ from client.train import train_round
 from client.worker import Worker
 from model.adapter import (
     AdapterState,
-    initial_adapter,
-    inject_adapter,
     load_adapter,
     read_adapter,
     trained_parameters,
@@ -34,7 +31,7 @@ from privacy.dp.engine import DEFAULT_MAX_TOKENS
 from privacy.errors import ConfigError
 from privacy.masking.config import MaskingConfig
 from privacy.plan import OptimizerConfig, RoundsConfig, RunPlan, SiteShare
-from tests.client.room import nano_plan, request
+from tests.client.room import nano_plan, request, tiny_adapted
 
 ADAPTER = AdapterConfig(lora_rank=8, lora_alpha=16.0)
 
@@ -42,35 +39,7 @@ ADAPTER = AdapterConfig(lora_rank=8, lora_alpha=16.0)
 @pytest.fixture
 def model() -> nn.Module:
     """A tiny base with an adapter that is large enough to learn by heart."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = DeepseekV3Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        moe_intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        n_routed_experts=4,
-        n_shared_experts=1,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        first_k_dense_replace=1,
-        q_lora_rank=None,
-        kv_lora_rank=8,
-        qk_rope_head_dim=4,
-        qk_nope_head_dim=4,
-        v_head_dim=8,
-    )
-    base = AutoModelForCausalLM.from_config(config, experts_implementation="grouped_mm")
-    with torch.no_grad():
-        # A fresh head predicts next to nothing, whatever an adapter does.
-        base.get_output_embeddings().weight.mul_(25)
-    injected = inject_adapter(base, ADAPTER)
-    load_adapter(injected, initial_adapter(config, ADAPTER, seed=0))
-    return injected
+    return tiny_adapted(ADAPTER, width=32)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from client import train
 from client.dataset import MaskingStats, SiteDataset, TokenizedUnit
@@ -17,8 +16,6 @@ from client.train import train_round
 from model.adapter import (
     AdapterState,
     adapter_specs,
-    initial_adapter,
-    inject_adapter,
     load_adapter,
     read_adapter,
     set_trained,
@@ -41,6 +38,7 @@ from privacy.plan import (
     TextConfig,
 )
 from server.aggregate import StreamingMean
+from tests.client.room import tiny_adapted
 
 ADAPTER = AdapterConfig(lora_rank=2, lora_alpha=4.0)
 MECHANISM: dict[str, object] = {
@@ -56,35 +54,7 @@ MECHANISM: dict[str, object] = {
 
 @pytest.fixture
 def model() -> nn.Module:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = DeepseekV3Config(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=24,
-        moe_intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        n_routed_experts=4,
-        n_shared_experts=1,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        first_k_dense_replace=1,
-        q_lora_rank=None,
-        kv_lora_rank=8,
-        qk_rope_head_dim=4,
-        qk_nope_head_dim=4,
-        v_head_dim=8,
-    )
-    base = AutoModelForCausalLM.from_config(config, experts_implementation="grouped_mm")
-    with torch.no_grad():
-        # A fresh head predicts next to nothing, whatever an adapter does.
-        base.get_output_embeddings().weight.mul_(25)
-    injected = inject_adapter(base, ADAPTER)
-    load_adapter(injected, initial_adapter(config, ADAPTER, seed=0))
-    return injected
+    return tiny_adapted(ADAPTER, width=16)
 
 
 @pytest.fixture
