@@ -229,6 +229,16 @@ def population(
     return groups[0], groups[1]
 
 
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same noise in each run, so that what holds of most draws never fails by chance."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(
+        membership, "draw_noise", lambda size, sd: np.rint(rng.normal(0, sd, size)).astype(int)
+    )
+
+
+@pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_noised_counts_give_the_area_within_its_interval(shift: float) -> None:
     truth, held, values = NormalDist().cdf(shift / math.sqrt(2)), 0, []
@@ -238,22 +248,20 @@ def test_noised_counts_give_the_area_within_its_interval(shift: float) -> None:
         assert area is not None
         held += area.low <= truth <= area.high
         values.append(area.value)
-    assert held >= 0.89 * 200
+    assert held >= 0.91 * 200
     # Scores in one cell count as ties: a little nearer to 0.5.
     assert np.mean(values) == pytest.approx(truth, abs=0.02)
 
 
+@pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("num_members", [120, 480])
 def test_the_smallest_sizes_that_give_an_area_give_one_whose_interval_holds(
-    monkeypatch: pytest.MonkeyPatch, num_members: int
+    num_members: int,
 ) -> None:
     truth, held, given = NormalDist().cdf(2.66 / math.sqrt(2)), 0, 0
     assert truth == pytest.approx(0.97, abs=1e-3)
     rng = np.random.default_rng(0)
     # The smallest size is 5 * 5 * sqrt(22), 117: half of the noised sizes are below it.
-    monkeypatch.setattr(
-        membership, "draw_noise", lambda size, sd: np.rint(rng.normal(0, sd, size)).astype(int)
-    )
     for _ in range(1500):
         exact = counted_normals(rng, 2.66, num_members, 120)
         area = membership.estimate("reference", membership.release(exact, 5.0), 5.0).auc
@@ -264,6 +272,7 @@ def test_the_smallest_sizes_that_give_an_area_give_one_whose_interval_holds(
     assert held >= 0.94 * given
 
 
+@pytest.mark.usefixtures("same_noise")
 def test_an_area_that_too_few_units_stand_behind_is_seldom_given() -> None:
     # Always given, it would have an interval that holds the truth in 89 % of runs. The sizes are
     # noised too, so now and then 80 others look like the 118 that it takes: in 6 % of runs.
@@ -286,6 +295,7 @@ def counted_normals(
     )
 
 
+@pytest.mark.usefixtures("same_noise")
 def test_more_noise_makes_the_interval_wider_and_then_there_is_no_figure() -> None:
     exact = counted(*population(0.0, 1600, 400, 0))
     widths = []
@@ -312,8 +322,15 @@ def test_a_rate_of_noised_counts_is_told_where_false_alarms_are_surely_few() -> 
     assert one_per_mille.needs == 10_000
 
 
-def test_the_width_that_is_announced_is_the_most_that_comes() -> None:
+@pytest.mark.usefixtures("same_noise")
+def test_the_width_that_is_announced_is_about_the_most_that_comes() -> None:
     exact = counted(*population(0.0, 400, 100, 1))
-    area = membership.estimate("reference", membership.release(exact, 2.0), 2.0).auc
-    assert area is not None
-    assert (area.high - area.low) / 2 < 1.5 * membership.half_width(400, 100, 2.0)
+    told = [
+        membership.estimate("reference", membership.release(exact, 2.0), 2.0).auc
+        for _ in range(200)
+    ]
+    widths = [(area.high - area.low) / 2 for area in told if area is not None]
+    assert len(widths) == 200
+    announced = membership.half_width(400, 100, 2.0)
+    assert np.median(widths) < 1.1 * announced
+    assert sum(width < 1.1 * announced for width in widths) >= 0.9 * 200
