@@ -12,7 +12,8 @@ from bench.quality import Recipe, Row, Study
 from model.config import AdapterConfig, ServerOptimizerConfig
 from privacy.plan import OptimizerConfig, TextConfig
 
-pytestmark = pytest.mark.slow
+# The measurement of all settings is one fixture: 15 s on a quiet core, minutes on a busy one.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 LABELS = {"ward": ("rest", "walk"), "desk": ("loan", "card")}
 

@@ -343,7 +343,7 @@ def test_a_site_that_is_revoked_in_a_round_is_not_added_and_the_log_verifies(
 ) -> None:
     c = trio.sites["c"]
     c.trainer.before = c.trainer.hang
-    plan = quiet_plan("revoked", rounds=rounds(2, deadline_s=4.0))
+    plan = quiet_plan("revoked", rounds=rounds(2, deadline_s=8.0))
     trio.offer(plan, wait_s=30.0)
     for site in trio.sites.values():
         site.decide(plan)
