@@ -14,6 +14,7 @@ from typing import Any
 from privacy import console, transit
 from privacy.audit.entry import Event
 from privacy.audit.opening import check_value
+from privacy.durable import replace_file, sync_folder
 from privacy.errors import ConfigError
 from privacy.pki.authority import (
     Authority,
@@ -22,12 +23,19 @@ from privacy.pki.authority import (
     save_tls_key,
     serial,
 )
-from privacy.pki.enrolment import Member, coordinator_fingerprint, make_kit, read_request
+from privacy.pki.enrolment import (
+    Member,
+    coordinator_fingerprint,
+    days_left,
+    make_kit,
+    read_request,
+)
 from privacy.pki.identity import Algorithm, SigningKey
 from server.config import DEFAULT_LISTEN, FILE_NAME, FederationConfig, load, template
 from server.roster import Roster
 
 PASSPHRASE_VARIABLE = "CLOISTER_CA_PASSPHRASE"  # noqa: S105  a name, not a passphrase
+SOON_DAYS = 30
 SITE_CERTIFICATE_HINT = "send it to the site: cloister-site enrol"
 
 
@@ -95,6 +103,11 @@ def _parser() -> console.Parser:
     )
     revoke.add_argument("site", help="name of the site")
     _add_decision(revoke)
+    add(
+        "renew",
+        "Issue the coordinator's own certificate again, for the same key and the hosts of now.",
+        "renew",
+    )
     add("start", "Serve the sites, until stopped. Goes on with an interrupted run.", "start")
     run = add(
         "run",
@@ -145,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "init": _init,
         "approve": _approve,
         "revoke": _revoke,
+        "renew": _renew,
         "start": _start,
         "run": _run,
         "status": _status,
@@ -244,11 +258,7 @@ def _approve(args: argparse.Namespace) -> int:
         raise ConfigError(
             "not approved", hint="have the site read out the fingerprint that its init printed"
         )
-    authority_key = config.authority_folder / "ca.key"
-    plain = b"BEGIN PRIVATE KEY" in _read(authority_key)
-    authority = Authority.load(
-        config.authority_folder, passphrase="" if plain else _passphrase(new=False)
-    )
+    authority = _authority(config)
     now = datetime.now(UTC)
     certificate_pem = authority.issue_site_certificate(
         request.csr_pem,
@@ -300,6 +310,13 @@ def _approve(args: argparse.Namespace) -> int:
     return console.OK
 
 
+def _authority(config: FederationConfig) -> Authority:
+    plain = b"BEGIN PRIVATE KEY" in _read(config.authority_folder / "ca.key")
+    return Authority.load(
+        config.authority_folder, passphrase="" if plain else _passphrase(new=False)
+    )
+
+
 def _agreed(given: str, found: str, *, yes: bool) -> bool:
     """Whether the person agrees to the fingerprint, one way or another."""
     if given:
@@ -338,15 +355,55 @@ def _revoke(args: argparse.Namespace) -> int:
     return console.OK
 
 
+def _renew(args: argparse.Namespace) -> int:
+    config = load(args.home)
+    keys = config.keys_folder
+    # The same key: nothing that was ever shown of the coordinator changes but the dates.
+    public_key = load_tls_key(keys / "tls.key").public_key()
+    certificate = _authority(config).issue_server_certificate(
+        public_key,
+        hosts=config.certificate_hosts,
+        valid_for=timedelta(days=config.server_certificate_days),
+        at=datetime.now(UTC),
+    )
+    replace_file(keys / "tls.pem", certificate)
+    sync_folder(keys)
+    days, hosts = config.server_certificate_days, config.certificate_hosts
+    if args.json:
+        console.result_json({"days": days, "hosts": list(hosts)})
+    else:
+        console.result(f"valid for {days} days, for {', '.join(hosts)}")
+        console.say("a coordinator that is serving uses it from its next start on")
+    return console.OK
+
+
+def _check_certificate(certificate_pem: bytes) -> None:
+    """Say that the coordinator's certificate ends soon; sites refuse one that is over."""
+    now = datetime.now(UTC)
+    left = days_left(certificate_pem, at=now)
+    if left <= timedelta(0):
+        raise ConfigError(
+            f"the coordinator's certificate ended on {now + left:%Y-%m-%d}: no site would connect",
+            hint="cloister-coordinator renew",
+        )
+    if left < timedelta(days=SOON_DAYS):
+        console.say(
+            f"note: the coordinator's certificate ends in {left.days} days:"
+            " cloister-coordinator renew, then start again"
+        )
+
+
 def _start(args: argparse.Namespace) -> int:
     config = load(args.home)
     keys = config.keys_folder
+    certificate_pem = _read(keys / "tls.pem")
     credentials = transit.server_credentials(
         ca_pem=_read(keys / "ca.pem"),
-        certificate_pem=_read(keys / "tls.pem"),
+        certificate_pem=certificate_pem,
         key_pem=_read(keys / "tls.key"),
     )
     load_tls_key(keys / "tls.key")
+    _check_certificate(certificate_pem)
     quiet_dependencies()
     from server.app import build_app
     from server.coordinator import Coordinator
