@@ -187,8 +187,8 @@ class Trainer:
             self.measured.append(server_round)
             header = json.dumps({"point": self.measure(server_round)}).encode()
             nothing_said = Message(RecordDict(), reply_to=message)
-            answer = message_to_proto(nothing_said).SerializeToString()
-            return struct.pack("!Q", len(header)) + header + answer
+            said: bytes = message_to_proto(nothing_said).SerializeToString()
+            return struct.pack("!Q", len(header)) + header + said
         self.num_calls += 1
         self.before(server_round)
         tensors, update = plan.update_tensors(server_round), None
