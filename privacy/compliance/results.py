@@ -18,6 +18,7 @@ from privacy.errors import ConfigError
 MAX_RESULTS_BYTES = 4_000_000
 MAX_ROUNDS = 10_000
 MODELS = ("base", "alone", "federated")
+_MAX_NUMBER = 10**12
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{64})?")
 
 
@@ -92,7 +93,7 @@ def read_results(path: Path) -> Results:
             if loaded.get(model) is not None
         }
         every, rounds = loaded.get("every", 0), loaded.get("rounds", [])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise problem from None
     finite = all(math.isfinite(q.loss) and 0 <= q.accuracy <= 1 for q in quality.values())
     named = all(isinstance(name, str) and _DIGEST.fullmatch(name) for name in (plan, adapter))
@@ -151,16 +152,18 @@ def _point(path: Path, where: str, said: object) -> Point:
 
 def _is_count(value: object) -> bool:
     # Python counts True as 1.
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_NUMBER
 
 
 def _is_figure(value: Any) -> bool:  # noqa: ANN401  as JSON has it
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON's whole numbers have no end, and beyond 1e308 none of them is a float.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= _MAX_NUMBER
 
 
 def _refuse(path: Path, where: str, expected: str, got: object) -> NoReturn:
     """Name the place in the file; of what stands there, a number is repeated and nothing else."""
-    is_number = isinstance(got, int | float) and not isinstance(got, bool)
+    is_number = _is_figure(got)
     said = f", got {got:g}" if is_number else "" if got is None else f", got {type(got).__name__}"
     raise ConfigError(
         f"{path}: {where}: expected {expected}{said}",

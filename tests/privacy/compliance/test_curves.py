@@ -234,6 +234,7 @@ def test_a_file_with_rounds_is_read_and_one_from_before_there_were_any(tmp_path:
     [
         ({"server_round": -1}, r"rounds\[1\]\.server_round: expected a number from 0, got -1"),
         ({"server_round": 1.5}, r"rounds\[1\]\.server_round: expected a number from 0, got 1\.5"),
+        ({"server_round": 10**400}, r"server_round: expected a number from 0, got int"),
         ({"server_round": True}, r"server_round: expected a number from 0, got bool"),
         ({"server_round": 1}, r"rounds\[1\]: expected each round once, got round 1 twice"),
         ({"adapter": "sha256:12"}, r"adapter: expected a digest"),
