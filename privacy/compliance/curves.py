@@ -65,8 +65,8 @@ def curves(run: RunEvidence, results: Sequence[Results], page: Page) -> Html:
             say(
                 "Each institution measured the global adapter between rounds on a part of its"
                 " held-out records, the same part each time; round 0 is the adapter that the run"
-                " began with. A gap is a round that was due and not measured. All institutions' curves"
-                " have one scale."
+                " began with. A gap is a round that was due and not measured. All institutions'"
+                " curves have one scale."
             ),
         ),
         tag(
