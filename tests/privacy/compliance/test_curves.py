@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privacy.audit.entry import Event
 from privacy.audit.verify import VerifiedLog, verify_log
 from privacy.compliance.chart import curve_chart
 from privacy.compliance.evidence import gather
@@ -22,7 +23,6 @@ from privacy.compliance.words import Words
 from privacy.errors import ConfigError
 from tests.privacy.evidence import (
     COORDINATOR,
-    Event,
     Federation,
     digest,
     make_plan,
