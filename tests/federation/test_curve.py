@@ -164,11 +164,9 @@ def test_an_agent_that_is_stopped_in_a_measurement_lacks_a_point_and_doubles_non
     assert measured(measuring.sites["b"]) == [0, 1, 2, 3]
 
 
-def test_a_site_that_has_no_time_left_does_not_measure(
-    measuring: Federation, request: pytest.FixtureRequest
+def test_a_measurement_has_half_of_what_a_round_left_and_no_less_than_nothing(
+    measuring: Federation, three: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = request.node.name
-    plan = quiet_plan(name, rounds=RoundsConfig(num_rounds=2, min_sites=2, deadline_s=1.5))
     site = measuring.sites["c"]
     given: list[float] = []
     call = site.trainer.call
@@ -177,17 +175,22 @@ def test_a_site_that_has_no_time_left_does_not_measure(
         given.append(timeout_s)
         return call(request, timeout_s=timeout_s, **more)
 
-    site.trainer.before = lambda _: time.sleep(0.5)
-    site.trainer.call = watched  # type: ignore[method-assign]
-    try:
-        run = measuring.run(plan)
-    finally:
-        site.trainer.call = call  # type: ignore[method-assign]
-    assert run.state == "finished"
+    def slow(server_round: int) -> None:
+        time.sleep(0.5)
+        if server_round == 2:
+            # As if the deadline were past: there is nothing left to measure in.
+            monkeypatch.setattr(site.agent, "_limit_s", lambda _: 0.4)
+
+    site.trainer.before = slow
+    monkeypatch.setattr(site.trainer, "call", watched)
+    before = len(site.trainer.measured)
+    assert measuring.run(three).state == "finished"
     train, measure, *_ = given
-    assert train == 1.5
-    # Half of what the round had left: the next round waits for it.
-    assert 0 < measure <= (1.5 - 0.5) / 2
+    assert train == 20.0
+    # The next round waits for it.
+    assert 0 < measure <= (20.0 - 0.5) / 2
+    assert site.trainer.measured[before:] == [1]
+    assert measured(site) == [0, 3]
 
 
 def test_a_file_that_the_agent_writes_is_read_by_the_report(
