@@ -14,6 +14,8 @@ One round, in this order; each step is durable before the next:
 4. The child trains, up to the time limit; it is killed with its children at the limit.
 5. The reply fits the plan; it is signed and kept.
 6. The ledger commits the digest of the update, the journal says so, then the update leaves.
+7. Only now, and in time that the round has left, the child may measure the adapter that the round
+   began with. What comes of it stays here; what fails here costs a point of a curve.
 
 The private names of Flower are met here and in `server/engine.py` only; flwr is pinned, and a
 contract test imports each.
@@ -52,6 +54,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from client.curve import Point, as_results, is_due
 from client.home import SiteHome, file_digest
 from client.witness import BadAnswers, SiteWitness, check_stopped
 from client.worker import Feed, Worker, WorkerFailedError, WorkerTimeoutError
@@ -312,6 +315,9 @@ class Agent:
         self._status: dict[str, object] = {"site": self._site, "state": "starting"}
         self._noted_start: tuple[int | None, str] | None = None
         self._foreseen: set[str] = set()
+        # Which child trained, and how long it took; plans whose rounds are not measured any more.
+        self._trained: tuple[int | None, float] = (None, 0.0)
+        self._unmeasured: set[str] = set()
         self._link: Link | None = None
         self._witness: SiteWitness | None = None
         self._bad = BadAnswers()
@@ -513,6 +519,8 @@ class Agent:
                 name="accountant",
                 daemon=True,
             ).start()
+        if instruction.kind == "train":
+            self._measure(plan, instruction, message)
 
     def _let_in(self, message: Message) -> tuple[RunPlan, wire.Instruction]:
         """The instruction, if it fits a plan that this site approved.
@@ -699,19 +707,8 @@ class Agent:
         Raises:
           ReplyRefusedError: Rule `deadline`, `stopped`, `training-failed` or `malformed`.
         """
-        header = json.dumps(
-            {
-                "site_config": str(self._home.config_path),
-                "site_config_digest": self._config_digest,
-                "plan": plan.canonical().decode(),
-                "holdout_key": self._holdout_key.hex(),
-                **self._surrogate_key(plan),
-            }
-        ).encode()
-        request = (
-            _HEADER.pack(len(header)) + header + message_to_proto(message).SerializeToString()
-        )
-        limit_s = min(plan.rounds.deadline_s, self._config.compute.round_limit_s)
+        request = self._request(plan, message_to_proto(message))
+        limit_s = self._limit_s(plan)
         if instruction.kind == "evaluate":
             # Training alone, for comparison, is a whole run, and the base is measured too.
             limit_s = self._config.compute.round_limit_s * (plan.rounds.num_rounds + 2)
@@ -722,10 +719,13 @@ class Agent:
             server_round=instruction.server_round,
             num_rounds=plan.rounds.num_rounds,
         )
+        begun = time.monotonic()
         try:
             answer = self._worker.call(
                 request, timeout_s=limit_s, on_progress=lambda progress: self._tell(**progress)
             )
+            if instruction.kind == "train":
+                self._trained = (self._worker.pid, time.monotonic() - begun)
         except TrainingError as error:
             if isinstance(error, WorkerFailedError) and error.rule == OwnNotesError.__name__:
                 # Own notes are records: no entry may follow from them, not even a refusal. A
@@ -754,6 +754,66 @@ class Agent:
                 "malformed", f"expected a reply of the ClientApp, got {type(error).__name__}"
             ) from None
         return local, content
+
+    def _request(self, plan: RunPlan, message: Proto, **more: object) -> bytes:
+        """What the child is asked: a message, and what it needs to know of this site."""
+        header = json.dumps(
+            {
+                "site_config": str(self._home.config_path),
+                "site_config_digest": self._config_digest,
+                "plan": plan.canonical().decode(),
+                "holdout_key": self._holdout_key.hex(),
+                **self._surrogate_key(plan),
+                **more,
+            }
+        ).encode()
+        sent: bytes = message.SerializeToString()
+        return _HEADER.pack(len(header)) + header + sent
+
+    def _limit_s(self, plan: RunPlan) -> float:
+        """Seconds that a round may take here."""
+        return min(plan.rounds.deadline_s, self._config.compute.round_limit_s)
+
+    def _measure(self, plan: RunPlan, instruction: wire.Instruction, message: Message) -> None:
+        """Measure the adapter that a round began with, whose update has left.
+
+        It may take half of what the round had left, because the next one waits for it, and what
+        fails once is not tried again before the agent starts anew. A crash here leaves a round
+        without a point: nothing else is owed for it.
+        """
+        server_round = instruction.server_round - 1
+        child, trained_s = self._trained
+        left_s = (self._limit_s(plan) - trained_s) / 2
+        if not is_due(server_round, self._config.evaluation.every):
+            return
+        # A child that did not train has nothing in memory, and would mask all records for this.
+        if plan.digest in self._unmeasured or child != self._worker.pid or left_s <= 0:
+            return
+        if server_round in {point.server_round for point in self._journal.points(plan.digest)}:
+            return
+        proto = message_to_proto(message)
+        proto.metadata.message_type = "query"
+        # Between batches it gives up by itself, and stays warm for the next round.
+        request = self._request(plan, proto, measure_s=left_s / 2)
+        self._tell(state="working", stage="measuring", server_round=instruction.server_round)
+        try:
+            answer = self._worker.call(request, timeout_s=left_s, on_progress=lambda _: None)
+            (size,) = _HEADER.unpack(answer[: _HEADER.size])
+            said = json.loads(answer[_HEADER.size : _HEADER.size + size])["point"]
+            if said is None:
+                raise TrainingError("no unit is held out here")  # noqa: TRY301  one way out
+            digest = packed_digest(plan.tensors, instruction.adapter)
+            point = Point.of(said, server_round=server_round, adapter=digest)
+        except (TrainingError, ConfigError, *wire.UNREADABLE, struct.error) as error:
+            self._unmeasured.add(plan.digest)
+            # Only our own errors' texts are free of records.
+            is_ours = isinstance(error, FederationError)
+            reason = str(error) if is_ours else type(error).__name__
+            if not self._stopping.is_set():
+                self._tell(state="connected", stage="not_measured", reason=reason)
+            return
+        self._journal.keep_point(plan.digest, point)
+        self._tell(state="connected", stage="measured", **_newest(point))
 
     def _note_start(self, plan: RunPlan, local: Mapping[str, Any]) -> None:
         """Say once a child and plan that it masked the records and passed its self-test."""
@@ -788,6 +848,12 @@ class Agent:
         up, down = self._journal.count_traffic()
         digest = packed_digest(plan.tensors, instruction.adapter)
         self._keep_adapter(plan, instruction.adapter, digest)
+        results, every = dict(local["results"]), self._config.evaluation.every
+        if (said := results.pop("point", None)) is not None:
+            point = Point.of(said, server_round=plan.rounds.num_rounds, adapter=digest)
+            # A crash behind this line measures it again, and keeps one.
+            self._journal.keep_point(plan.digest, point)
+            self._tell(**_newest(point))
         self._home.write_json(
             self._home.results_path,
             {
@@ -795,7 +861,8 @@ class Agent:
                 "run": plan.run,
                 "plan": plan.digest,
                 "adapter": digest,
-                **local["results"],
+                **results,
+                **as_results(self._journal.points(plan.digest), every),
                 "epsilon": spent.epsilon,
                 "delta": spent.delta,
                 "unit": str(spent.unit),
@@ -840,6 +907,16 @@ class Agent:
             self._status.update(news, at=round(time.time(), 3))
             self._home.write_json(self._home.status_path, self._status)
             self._say({"site": self._site, **news})
+
+
+def _newest(point: Point) -> dict[str, object]:
+    """A measurement as this site's own status says it; it goes nowhere else."""
+    return {
+        "measured_round": point.server_round,
+        "held_out_loss": round(point.loss, 4),
+        "held_out_accuracy": round(point.accuracy, 4),
+        "held_out_measured": point.num_examples,
+    }
 
 
 def _checked_recall(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[list[object]]:

@@ -2,7 +2,8 @@
 
 The records are read, masked and tokenised once a process (`Node.load`); each round starts from
 the adapter that came, trains in private, and answers with the update. The agent calls this in a
-child process without keys and network; Flower's simulation calls it as it is.
+child process without keys and network; Flower's simulation calls it as it is. Once an update has
+left, the agent may also ask how good the adapter was that the round began with.
 
 Node config: `site_config` (site.toml), `plan` (canonical text), `holdout_key` (hex), and
 `surrogate_key` (hex) where the plan masks by surrogates. In a simulation the run config holds them
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from client import dataset
 from client.adapted import load_adapted
 from client.config import SiteConfig, load_config
-from client.evaluate import evaluate_all
+from client.evaluate import evaluate_all, evaluate_round
 from client.home import file_digest
 from client.progress import report
 from client.train import train_round
@@ -84,6 +85,24 @@ def evaluate(message: Message, context: Context) -> Message:
         metrics={},
     )
     return Message(wire.write_reply(reply, node.plan), reply_to=message)
+
+
+@app.query()
+def measure(message: Message, context: Context) -> Message:
+    """Measure the adapter that a round began with; all that comes of it stays here.
+
+    The agent alone asks this, with an instruction to train that it has answered, and `measure_s`
+    seconds for it. The coordinator cannot: no instruction has this type.
+    """
+    node = _node(context)
+    instruction = wire.read_instruction(message.content, "train", node.plan)
+    adapter = AdapterState.unpack(node.plan.tensors, instruction.adapter)
+    limit_s = float(context.node_config["measure_s"])
+    point = evaluate_round(
+        node.model, node.tokenizer, node.data, node.plan, node.config, adapter, limit_s=limit_s
+    )
+    _keep(context, point=point)
+    return Message(RecordDict(), reply_to=message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

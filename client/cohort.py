@@ -70,6 +70,7 @@ class Cohort:
       completion_chars: The same of the completion's.
       columns: The source's columns.
       anonymity: k-anonymity and l-diversity, where quasi-identifiers are configured.
+      proposed_text_columns: What `{*}` was counted with where site.toml has no list yet.
     """
 
     source: str
@@ -87,6 +88,7 @@ class Cohort:
     completion_chars: dict[str, int]
     columns: tuple[ColumnSummary, ...]
     anonymity: Anonymity | None
+    proposed_text_columns: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The summary for a program."""
@@ -146,11 +148,12 @@ class Survey:
         sensitive = tuple(fields[name] for name in self._data.sensitive) or (label,)
         self._classes.add(unit, quasi, sensitive)
 
-    def finish(self, dropped: Mapping[str, str]) -> Cohort:
+    def finish(self, dropped: Mapping[str, str], proposed: tuple[str, ...] = ()) -> Cohort:
         """The summary.
 
         Args:
           dropped: Columns that no text holds, with the reason.
+          proposed: Columns that `{*}` was taken for, where nobody has said which.
 
         Raises:
           ConfigError: So few units that every figure would point at somebody.
@@ -185,6 +188,7 @@ class Survey:
             completion_chars=self._quantiles(self._chars["completion"]),
             columns=columns,
             anonymity=self._classes.measure(),
+            proposed_text_columns=proposed,
         )
 
     def _summaries(
@@ -354,6 +358,8 @@ def format_cohort(cohort: Cohort) -> list[str]:
             f"  {cohort.hidden_label_records:>9,}  in {cohort.num_hidden_labels} classes left out"
         )
     lines += ["", "columns"]
+    if cohort.proposed_text_columns:
+        lines.append(f"  {{*}} was counted with {', '.join(cohort.proposed_text_columns)}")
     width = max((len(column.name) for column in cohort.columns), default=0)
     for column in cohort.columns:
         lines.append(f"  {column.name:<{width}}  {_column_words(column, count(column.missing))}")

@@ -202,6 +202,18 @@ class EvaluationSection(Section):
         default=True,
         description="Also train on this site alone, to compare; nothing of it leaves",
     )
+    every: int = Field(
+        default=2,
+        ge=0,
+        le=10_000,
+        description="Rounds between measurements of the global adapter; 0: only at the end. "
+        "Nothing of it leaves",
+    )
+    round_units: int = Field(
+        default=50,
+        ge=1,
+        description="Most held-out units of a measurement between rounds, the same in each",
+    )
 
 
 class WitnessSection(Section):

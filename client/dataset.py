@@ -248,8 +248,10 @@ def survey(config: SiteConfig, *, progress: Callable[[int], None] | None = None)
         data = data.model_copy(update={"missing": "skip"})
     records = open_connector(data, every_column=True).records()
     first = _Judged(data, islice(records, JUDGED_ROWS))
+    proposed: tuple[str, ...] = ()
     if data.takes_all and not data.text_columns:
-        data = data.model_copy(update={"text_columns": first.proposed()})
+        proposed = first.proposed()
+        data = data.model_copy(update={"text_columns": proposed})
     first.check()
     counted = Survey(data)
     for number, (record, fields) in enumerate(texts(data, chain(first.records, records)), 1):
@@ -257,7 +259,7 @@ def survey(config: SiteConfig, *, progress: Callable[[int], None] | None = None)
         counted.add(record.unit_id, record.fields, fields)
         if progress is not None:
             progress(number)
-    return counted.finish(first.dropped)
+    return counted.finish(first.dropped, proposed)
 
 
 class _Judged:

@@ -4,9 +4,14 @@ Three adapters are measured on the same units: none (the base), one that this si
 with the plan's own numbers, and the federated one. The figures depend on records without noise, so
 they stay in the site's folder. The adapter trained alone is thrown away: nothing of it leaves, so
 it spends nothing of the budget.
+
+In between, the global adapter of a round is measured on a part of these units, the same part each
+time, so that the figures of rounds can be compared.
 """
 
-from collections.abc import Sequence
+import hashlib
+import time
+from collections.abc import Callable, Sequence
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -17,10 +22,11 @@ from client.progress import report
 from client.train import run_rounds, train_round
 from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
 from model.loss import base_of
-from model.metrics import Quality, answer_nll
+from model.metrics import answer_nll
 from model.metrics import evaluate as measure
 from model.tensors import Packed
 from model.tokenizer import encode
+from privacy.errors import TrainingError
 from privacy.plan import RunPlan, SiteShare
 
 
@@ -35,15 +41,22 @@ def evaluate_all(
     """Loss and accuracy of base, alone and federated, as `results.json` holds them.
 
     `alone` is None where the site does not want it, or where the plan starts from an adapter that
-    this site cannot make itself. All are None when no unit is held out.
+    this site cannot make itself. All are None when no unit is held out. `point` is what
+    `evaluate_round` would say of the federated adapter, None where rounds are not measured.
     """
-    names = ("base", "alone", "federated")
+    names = ("base", "alone", "federated", "point")
     if not data.held_out:
         return {"num_held_out": 0, **dict.fromkeys(names)}
     start = initial_adapter(base_of(model).config, plan.adapter, seed=INITIAL_SEED)
     results: dict[str, object] = {"num_held_out": len(data.held_out), **dict.fromkeys(names)}
     load_adapter(model, federated)
     results["federated"] = _quality(model, tokenizer, data, plan, "federated")
+    if config.evaluation.every:
+        units = sample(data.held_out, config.evaluation.round_units)
+        is_whole = len(units) == len(data.held_out)
+        results["point"] = (
+            results["federated"] if is_whole else _written(model, tokenizer, units, data, plan)
+        )
     # B is zero in the initial adapter, so it is the base.
     load_adapter(model, start)
     results["base"] = _quality(model, tokenizer, data, plan, "base")
@@ -51,6 +64,58 @@ def evaluate_all(
         _train_alone(model, data, plan, plan.share(config.site.name), start)
         results["alone"] = _quality(model, tokenizer, data, plan, "alone")
     return results
+
+
+def evaluate_round(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    data: SiteDataset,
+    plan: RunPlan,
+    config: SiteConfig,
+    adapter: AdapterState,
+    *,
+    limit_s: float,
+) -> dict[str, float] | None:
+    """Loss and accuracy of a round's adapter on a part of the held-out units; None without any.
+
+    Draws no random number and changes nothing in `model` but the adapter, which each round loads
+    anew: training after it is what it would be without.
+
+    After `limit_s` seconds it is given up, between two batches. A process that has to be ended
+    would cost the next round: it would read and mask all records again.
+
+    Raises:
+      TrainingError: It takes longer than that.
+    """
+    if not data.held_out:
+        return None
+    deadline = time.monotonic() + limit_s
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"measuring a round took longer than the {limit_s:.1f} s that a round leaves it",
+                hint="lower [evaluation] round_units, or measure fewer rounds with every",
+            )
+
+    load_adapter(model, adapter)
+    units = sample(data.held_out, config.evaluation.round_units)
+    return _written(model, tokenizer, units, data, plan, before_batch=check)
+
+
+def sample(held_out: Sequence[LabelledUnit], most: int) -> tuple[LabelledUnit, ...]:
+    """At most so many of the held-out units, the same in each round and each process.
+
+    They are chosen by a digest: a database may give its rows in another order next time.
+    """
+    if len(held_out) <= most:
+        return tuple(held_out)
+
+    def digest(unit: LabelledUnit) -> bytes:
+        said = "\0".join((unit.unit_id, unit.prompt, unit.answer, unit.label))
+        return hashlib.sha256(said.encode()).digest()
+
+    return tuple(sorted(held_out, key=digest)[:most])
 
 
 def _train_alone(
@@ -75,28 +140,28 @@ def _quality(
     name: str,
 ) -> dict[str, float]:
     report("evaluating", units=len(data.held_out))
-    model.eval()
-    pairs = [(unit.prompt, unit.label) for unit in data.held_out]
-    quality = measure(model, tokenizer, pairs, data.labels, plan.text)
-    loss = quality.loss
-    if plan.text.answer != "label":
-        loss = _answer_loss(model, tokenizer, data.held_out, plan)
-    report(f"evaluated_{name}", loss=loss, accuracy=quality.accuracy)
-    return _written(quality, loss)
+    written = _written(model, tokenizer, data.held_out, data, plan)
+    report(f"evaluated_{name}", loss=written["loss"], accuracy=written["accuracy"])
+    return written
 
 
-def _answer_loss(
+def _written(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    held_out: Sequence[LabelledUnit],
+    units: Sequence[LabelledUnit],
+    data: SiteDataset,
     plan: RunPlan,
-) -> float:
-    """Mean negative log-likelihood of what the plan learns, where that is not the label."""
-    examples = [encode(tokenizer, unit.prompt, unit.answer, plan.text) for unit in held_out]
-    return float(answer_nll(model, examples).mean())
-
-
-def _written(quality: Quality, loss: float) -> dict[str, float]:
+    before_batch: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """What `results.json` says of the adapter that is in `model`."""
+    model.eval()
+    pairs = [(unit.prompt, unit.label) for unit in units]
+    quality = measure(model, tokenizer, pairs, data.labels, plan.text, before_batch=before_batch)
+    loss = quality.loss
+    if plan.text.answer != "label":
+        # The label's loss is not what the plan learns.
+        examples = [encode(tokenizer, unit.prompt, unit.answer, plan.text) for unit in units]
+        loss = float(answer_nll(model, examples, before_batch=before_batch).mean())
     return {
         "loss": round(loss, 5),
         "accuracy": round(quality.accuracy, 5),

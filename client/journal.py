@@ -7,6 +7,7 @@
   sets it aside: then it is kept here, and an entry that names its digest takes its number.
 - *Outbox*: each reply that left or may leave, byte for byte, so that a round that is asked for
   twice is answered twice with the same bytes and never trained twice.
+- *Points*: how good the adapters of rounds were on held-out units. They go to `results.json`.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from client.curve import Point
 from privacy.audit.entry import Entry, Event, commit, format_time, make_entry, parse_entry
 from privacy.dp.ledger import TEST_RUN, Ledger
 from privacy.errors import ConfigError
@@ -65,6 +67,15 @@ CREATE TABLE IF NOT EXISTS traffic (
   id INTEGER PRIMARY KEY CHECK (id = 1),
   bytes_up INTEGER NOT NULL,
   bytes_down INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS point (
+  plan_digest TEXT NOT NULL,
+  server_round INTEGER NOT NULL,
+  adapter TEXT NOT NULL,
+  loss REAL NOT NULL,
+  accuracy REAL NOT NULL,
+  num_examples INTEGER NOT NULL,
+  PRIMARY KEY (plan_digest, server_round)
 );
 CREATE TABLE IF NOT EXISTS outbox (
   plan_digest TEXT NOT NULL,
@@ -420,6 +431,40 @@ class Journal:
             )
             row = self._connection.execute("SELECT bytes_up, bytes_down FROM traffic").fetchone()
         return int(row[0]), int(row[1])
+
+    def keep_point(self, plan_digest: str, point: Point) -> None:
+        """Keep what was measured of a round's adapter; a second measurement takes its place."""
+        with self._guarded():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO point VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    plan_digest,
+                    point.server_round,
+                    point.adapter,
+                    point.loss,
+                    point.accuracy,
+                    point.num_examples,
+                ),
+            )
+
+    def points(self, plan_digest: str) -> tuple[Point, ...]:
+        """What was measured of a run's adapters, by round."""
+        with self._guarded():
+            rows = self._connection.execute(
+                "SELECT server_round, adapter, loss, accuracy, num_examples FROM point"
+                " WHERE plan_digest = ? ORDER BY server_round",
+                (plan_digest,),
+            ).fetchall()
+        return tuple(
+            Point(
+                server_round=row[0],
+                adapter=row[1],
+                loss=row[2],
+                accuracy=row[3],
+                num_examples=row[4],
+            )
+            for row in rows
+        )
 
     # -- outbox --------------------------------------------------------------------------------
 

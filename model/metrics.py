@@ -13,7 +13,7 @@ Shape suffixes: B prompts, T tokens of a prompt with an answer, N nodes of a tre
 candidates, D model width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,10 @@ _BATCH_TOKENS = 2048
 _MAX_NODES = 512
 # Most records that the model gets wrong are seen to be wrong by one of the likeliest candidates.
 _FIRST_RIVALS = 3
+
+
+def _nothing() -> None:
+    """Before a batch, where the caller wants nothing done."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +60,7 @@ def evaluate(
     text: TextFormat,
     *,
     autocast: bool = False,
+    before_batch: Callable[[], None] = _nothing,
 ) -> Quality:
     """Loss and accuracy on (prompt, label) pairs.
 
@@ -66,6 +71,7 @@ def evaluate(
       candidates: Labels to choose from.
       text: The plan's.
       autocast: See `label_scores`.
+      before_batch: Called before each; may raise, to end a measurement that takes too long.
 
     Raises:
       ValueError: No examples, or no candidates.
@@ -87,6 +93,7 @@ def evaluate(
     choices = [answers[candidate] for candidate in dict.fromkeys(candidates)]
     loss, num_correct = 0.0, 0
     for rows in _by_length(encoded):
+        before_batch()
         prompts = _Prompts(model, [encoded[row] for row in rows], autocast=autocast)
         loss += prompts.answer_nll_B.sum().item()
         beaten_B = _beaten(prompts, choices)
@@ -102,10 +109,20 @@ def evaluate(
 
 
 @torch.no_grad()
-def answer_nll(model: nn.Module, examples: Sequence[Example], *, autocast: bool = False) -> Tensor:
-    """Negative log-likelihood of each example's own answer, in nats, float32, on the CPU, (B,)."""
+def answer_nll(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    autocast: bool = False,
+    before_batch: Callable[[], None] = _nothing,
+) -> Tensor:
+    """Negative log-likelihood of each example's own answer, in nats, float32, on the CPU, (B,).
+
+    `before_batch` is called before each; may raise, to end a measurement that takes too long.
+    """
     nll_B = torch.empty(len(examples))
     for rows in _by_length(examples):
+        before_batch()
         prompts = _Prompts(model, [examples[row] for row in rows], autocast=autocast)
         nll_B[rows] = prompts.answer_nll_B
     return nll_B

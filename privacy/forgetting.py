@@ -31,7 +31,8 @@ def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="delete personal values and their salts; the log stays as it is and verifies",
         description="Delete for good what opens the commitments of entries: value and salt. The"
         " entries, their signatures, the tree and all proofs stay as they are. Backups and copies"
-        " of FILE are yours to delete.",
+        " of FILE are yours to delete. All that is named is forgotten or, where FILE keeps nothing"
+        " of one of them or holds a line that cannot be read, none: exit code 1.",
         example="cloister-audit forget 17 --log log --openings openings.jsonl\n"
         "cloister-audit forget hmac-sha256:3f2a... --openings openings.jsonl",
     )
@@ -64,12 +65,20 @@ def list_openings(args: argparse.Namespace) -> int:
 
 
 def forget(args: argparse.Namespace) -> int:
-    """Delete what opens commitments."""
+    """Delete what opens commitments: of all that is named, or of none.
+
+    A person who asked to be forgotten is told so on this command's word. So it fails where one
+    name finds nothing, and where a line cannot be read: what is meant may stand there.
+    """
     openings = _existing(args.openings)
-    wanted = _wanted(args.entries, args.log, args.keys, openings)
-    gone = openings.forget(wanted)
+    kept = _readable(openings)
+    wanted = _wanted(args.entries, args.log, args.keys, kept)
+    _check_found(wanted, kept, args.openings)
+    gone = openings.forget({name for found in wanted.values() for name in found})
     deleted = {opening.commitment for opening in gone}
-    missing = [name for name in wanted if name not in deleted]
+    # Fields of one entry can be forgotten one by one, by their commitments.
+    left = {name: what for found in wanted.values() for name, what in found.items()}
+    missing = [name for name in left if name not in deleted]
     # What was deleted is not said again.
     if args.json:
         result_json({"forgotten": sorted(deleted), "not_kept_here": missing})
@@ -80,9 +89,9 @@ def forget(args: argparse.Namespace) -> int:
     unreadable = openings.unreadable()
     if unreadable:
         numbers = ", ".join(map(str, unreadable))
-        say(f"WARNING: kept as they are, because they are no openings: lines {numbers}")
+        say(f"WARNING: kept as it is, because it was never written whole: line {numbers}")
     for name in missing:
-        say(f"note: {args.openings} keeps nothing of {wanted[name]}")
+        say(f"note: {args.openings} keeps nothing of {left[name]}")
     if gone:
         say(f"note: delete the backups and copies of {args.openings} too; none is made here")
     return OK
@@ -139,15 +148,42 @@ def _existing(path: Path) -> Openings:
     return Openings(path)
 
 
+def _readable(openings: Openings) -> dict[str, Opening]:
+    """Every opening of a file in which each line is one.
+
+    A line that a crash cut off was never an opening, and no entry was made for it.
+    """
+    try:
+        return openings.read()
+    except (ConfigError, VerificationError) as error:
+        raise ConfigError(
+            f"{error}; nothing was forgotten",
+            hint="what you want to be forgotten may stand there: restore that line from a copy, or"
+            " take it out of the file",
+        ) from None
+
+
+def _check_found(
+    wanted: Mapping[str, Mapping[str, str]], kept: Mapping[str, Opening], path: Path
+) -> None:
+    """Check that the file keeps something of all that a person named."""
+    lost = [name for name, found in wanted.items() if not kept.keys() & found.keys()]
+    if lost:
+        raise ConfigError(
+            f"expected openings of {', '.join(lost)} in {path}, got none; nothing was forgotten",
+            hint="another party keeps them, or they were forgotten before: name the others only",
+        )
+
+
 def _wanted(
-    entries: Iterable[str], log: Path | None, keys: Path | None, openings: Openings
-) -> dict[str, str]:
-    """Commitment -> what the person called it. All are found before anything is deleted."""
-    wanted: dict[str, str] = {}
+    entries: Iterable[str], log: Path | None, keys: Path | None, kept: Mapping[str, Opening]
+) -> dict[str, dict[str, str]]:
+    """What a person named -> its commitments, each with what it is; all found before any goes."""
+    wanted: dict[str, dict[str, str]] = {}
     numbers = []
     for text in entries:
         if is_commitment(text):
-            wanted[text] = text
+            wanted[text] = {text: text}
         elif text.isdecimal() and text.isascii():
             numbers.append(int(text))
         else:
@@ -155,9 +191,9 @@ def _wanted(
     if numbers and log is None:
         raise UsageError("expected --log LOG with entries' numbers, got none")
     if log is not None and numbers:
-        ring, kept = KeyRing.load(keys or log / KEYS), openings.read()
+        ring = KeyRing.load(keys or log / KEYS)
         for number in numbers:
-            wanted |= _of_entry(log, number, ring, kept)
+            wanted[f"entry {number}"] = _of_entry(log, number, ring, kept)
     return wanted
 
 

@@ -485,7 +485,7 @@ def conclude(
                     "base", "alone", "federated", "epsilon", "delta", "unit",
                     "bytes_up", "bytes_down",
                 )
-            }
+            } | {"rounds": result.get("rounds", [])}
             for name, result in results.items()
         },
         "round_s": [r["seconds"] for r in rounds["rounds"]],
@@ -550,6 +550,8 @@ def _site_line(news: Mapping[str, Any]) -> str:
         words.append(f"{news['steps']} steps")
     if "loss" in news:
         words.append(f"loss {news['loss']:.2f}")
+    if "held_out_accuracy" in news:
+        words.append(f"accuracy {100 * news['held_out_accuracy']:.0f} %")
     if "epsilon" in news:
         words.append(f"epsilon {news['epsilon']:.2f} of {news['budget']:g}")
     if "bytes_up" in news:

@@ -557,6 +557,16 @@ def _not_plain(_: str) -> None:
     raise _NotPlainError
 
 
+def _fraction(digits: str) -> float:
+    number = float(digits)
+    spelled = repr(number)
+    # Without an exponent and with a fraction, Python and JavaScript spell a number alike: as few
+    # digits as bring it back, in plain notation. (Infinity ends in a letter.)
+    if "e" in spelled or spelled.endswith((".0", "f")):
+        raise _NotPlainError
+    return number
+
+
 def _whole_number(digits: str) -> int:
     number = int(digits)
     if abs(number) > MAX_COUNT:
@@ -565,7 +575,7 @@ def _whole_number(digits: str) -> int:
 
 
 _PLAIN = json.JSONDecoder(
-    parse_float=_not_plain, parse_constant=_not_plain, parse_int=_whole_number
+    parse_float=_fraction, parse_constant=_not_plain, parse_int=_whole_number
 )
 _ENCODE = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
@@ -575,8 +585,8 @@ _ENCODE = json.JSONEncoder(
 def _read_plainly(content: bytes) -> tuple[Any, bytes]:
     """The value and its canonical spelling, ten times as fast as `rfc8785` finds it.
 
-    Over ASCII and whole numbers the two agree: RFC 8785 sorts names by UTF-16 and spells
-    fractions as JavaScript does, which differs from Python only beyond them.
+    Over ASCII, whole numbers and fractions without an exponent the two agree: RFC 8785 sorts names
+    by UTF-16 and spells fractions as JavaScript does, which differs from Python only beyond them.
     """
     if not content.isascii():
         raise _NotPlainError

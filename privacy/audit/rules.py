@@ -18,6 +18,7 @@ from privacy.audit.keys import KeyRing, Role
 from privacy.audit.note import NoteKey
 from privacy.audit.policy import WITNESS_TYPES
 from privacy.dp import calibrate, membership
+from privacy.dp.config import Unit
 from privacy.errors import ConfigError, VerificationError
 from privacy.masking.canaries import num_clean, num_planted, set_digest
 from privacy.masking.figures import parse_over_masking, parse_recalls
@@ -60,6 +61,7 @@ COUNTED = frozenset(
 Accountant = Callable[[Iterable[calibrate.Event], float], float]
 _Round = tuple[str, str, int]  # plan digest, run id, server round
 _Test = tuple[str, str, int]  # plan digest, run id, number of the test
+_Kind = tuple[float, float]  # noise multiplier, sample rate
 
 
 def _short(digest: str) -> bytes:
@@ -94,6 +96,11 @@ class Rules:
         self._runs: dict[str, str] = {}
         self._masked: dict[str, set[str]] = {}
         self._reserved: dict[str, dict[_Round, Entry]] = {}
+        # Sums over `_reserved`: to go through all rounds of a site at each of its rounds would
+        # make a log of 100,000 entries take minutes.
+        self._steps: dict[str, Counter[_Kind]] = {}
+        self._num_rounds: Counter[tuple[str, str, str]] = Counter()
+        self._units: dict[str, set[Unit]] = {}
         self._committed: dict[str, dict[_Round, Entry]] = {}
         self._sent: dict[str, dict[_Round, str]] = {}
         self._accepted: dict[_Round, dict[str, str]] = {}
@@ -340,7 +347,13 @@ class Rules:
             f"expected round {place[2]} to be spent once, got a second reservation",
         )
         self._check_spend(entry, place)
-        self._reserved.setdefault(site, {})[place] = entry
+        if place not in self._reserved.setdefault(site, {}):
+            mechanism = self.plans[place[0]].mechanism
+            steps = _count([calibrate.round_event(mechanism)])
+            self._steps.setdefault(site, Counter()).update(steps)
+            self._num_rounds[site, place[0], place[1]] += 1
+            self._units.setdefault(site, set()).add(mechanism.unit)
+        self._reserved[site][place] = entry
 
     def _budget_committed(self, entry: Entry) -> None:
         site, place = entry.party, self._round(entry)
@@ -373,11 +386,11 @@ class Rules:
             this == calibrate.round_event(mechanism),
             "expected noise multiplier, sample rate and steps of the plan",
         )
-        others = [other for other in self._reserved.get(entry.party, {}) if other != place]
-        prior = self._check_prior(entry, place[0], others, list(self._tests_of(entry.party)))
+        again = place in self._reserved.get(entry.party, {})
+        prior = self._check_prior(entry, place[0], but=[this] if again else [])
         if not self._recompute:
             return
-        num_rounds = 1 + sum(other[:2] == place[:2] for other in others)
+        num_rounds = self._num_rounds[entry.party, place[0], place[1]] + (0 if again else 1)
         run = self._accountant([calibrate.run_event(mechanism, num_rounds)], mechanism.delta)
         _need(
             _at_most(run, said["epsilon_run"]),
@@ -392,13 +405,12 @@ class Rules:
         )
 
     def _check_prior(
-        self,
-        entry: Entry,
-        plan_digest: str,
-        other_rounds: Iterable[_Round],
-        other_tests: Iterable[_Test],
+        self, entry: Entry, plan_digest: str, but: Iterable[calibrate.Event] = ()
     ) -> list[calibrate.Event]:
-        """The releases before this one, which hold all that the log knows of this site."""
+        """The releases before this one, which hold all that the log knows of this site.
+
+        `but` leaves out this one itself, where it was reserved before.
+        """
         said, site, plan = entry.predicate, entry.party, self.plans[plan_digest]
         mechanism = plan.mechanism
         try:
@@ -417,15 +429,16 @@ class Rules:
             f" {said['delta']:g}",
         )
         _need(len(prior) <= MAX_PRIOR, f"expected at most {MAX_PRIOR} earlier releases")
-        rounds, tests = list(other_rounds), list(other_tests)
+        tests = self._tests_of(site)
         # A site has one ledger, and a ledger one unit: of two, neither epsilon would count all.
         _need(
-            all(self.plans[p[0]].mechanism.unit == mechanism.unit for p in (*rounds, *tests)),
+            self._units.get(site, set()) <= {mechanism.unit}
+            and all(self.plans[place[0]].mechanism.unit == mechanism.unit for place in tests),
             f"expected one unit in the ledger of {site}, got a second",
         )
-        known = [calibrate.round_event(self.plans[place[0]].mechanism) for place in rounds]
-        known += [_test_event(self._tests[site][place]) for place in tests]
-        known_steps, prior_steps = _count(known), _count(prior)
+        known_steps = self._steps.get(site, Counter()) - _count(but)
+        known_steps += _count(_test_event(test) for test in tests.values())
+        prior_steps = _count(prior)
         _need(
             all(prior_steps[kind] >= num_steps for kind, num_steps in known_steps.items()),
             "expected all earlier releases of this site among the prior ones",
@@ -484,8 +497,7 @@ class Rules:
             this = _test_event(entry)
         except ValueError as error:
             raise VerificationError(str(error)) from None
-        rounds, tests = self._reserved.get(entry.party, {}), self._tests_of(entry.party)
-        prior = self._check_prior(entry, place[0], rounds, tests)
+        prior = self._check_prior(entry, place[0])
         if self._recompute:
             alone = self._accountant([this], said["delta"])
             _need(
@@ -571,8 +583,10 @@ class Rules:
             f"expected {site} to approve the plan before it measures an adapter under it",
         )
         # A round that failed leaves the adapter of the one before it.
-        earlier = {n: a for n, a in self._released.get(place[1], {}).items() if n <= place[2]}
-        newest = earlier[max(earlier)] if earlier else self.plans[place[0]].initial_adapter
+        # Released in the order of rounds: the newest is found first.
+        released = reversed(self._released.get(place[1], {}).items())
+        initial = self.plans[place[0]].initial_adapter
+        newest = next((adapter for n, adapter in released if n <= place[2]), initial)
         _need(
             entry.subjects.get("adapter", newest) == newest,
             f"expected {site} to measure the adapter of round {place[2]}, got another digest",
@@ -607,7 +621,7 @@ class Rules:
             len(sites) >= needed, f"expected updates of at least {needed} sites, got {len(sites)}"
         )
         _need(
-            place[2] > max(self._released.get(place[1], {}), default=0),
+            place[2] > next(reversed(self._released.get(place[1], {})), 0),
             f"expected one adapter a round, in order, got round {place[2]} again or late",
         )
         self._released.setdefault(place[1], {})[place[2]] = entry.subjects["adapter"]
@@ -646,8 +660,8 @@ def _at_most(value: float, bound: float) -> bool:
     return value <= bound + _TOLERANCE * max(1.0, bound)
 
 
-def _count(events: Iterable[calibrate.Event]) -> Counter[tuple[float, float]]:
-    counts: Counter[tuple[float, float]] = Counter()
+def _count(events: Iterable[calibrate.Event]) -> Counter[_Kind]:
+    counts: Counter[_Kind] = Counter()
     for event in events:
         counts[(event.noise_multiplier, event.sample_rate)] += event.num_steps
     return counts

@@ -1,12 +1,13 @@
 """The drawings of the report, as inline SVG: no script, no font, no file beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from privacy.compliance.markup import NOTHING, Html, join, tag
 from privacy.compliance.words import Words
 
 WIDTH = 300
 HEIGHT = 150
+MAX_DOTS = 40
 _STEPS = [lead * 10.0**power for power in range(-4, 7) for lead in (1, 2, 5)]
 _ENGLISH = Words("en")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 14, 24
@@ -80,6 +81,95 @@ def spend_chart(
         role="img",
         class_="chart",
     )
+
+
+def curve_chart(
+    name: str,
+    what: str,
+    values: Mapping[int, float | None],
+    top: float,
+    percent: bool = False,
+    say: Words = _ENGLISH,
+) -> Html:
+    """A figure by round: a line from 0 up, with a gap where a round was not measured.
+
+    Args:
+      name: Whose, for readers who cannot see it.
+      what: Which figure, in the page's language.
+      values: By round, the first and the last one among them; None: not measured.
+      top: The scale's end, the same for all sites so that they can be compared.
+      percent: Whether figures are shares.
+      say: The language.
+    """
+    first, last = min(values), max(values)
+    known = {number: value for number, value in values.items() if value is not None}
+    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+
+    def x(number: int) -> float:
+        return round(_LEFT + (right - _LEFT) * (number - first) / max(last - first, 1), 1)
+
+    def y(value: float) -> float:
+        return round(bottom - (bottom - _TOP) * min(value / top, 1.0), 1)
+
+    def written(value: float) -> str:
+        return f"{100 * value:.1f} %" if percent else f"{value:.2f}"
+
+    lines = [
+        tag("polyline", points=" ".join(f"{x(n)},{y(known[n])}" for n in part), class_="steps")
+        for part in _parts(values)
+    ]
+    # A value between two gaps has no line; and few values are better seen.
+    dots = [n for n in known if len(known) <= MAX_DOTS or [n] in _parts(values)]
+    ends = [f"{written(known[n])} ({say('round {n}', n=n)})" for n in (min(known), max(known))]
+    label = say("{name}: {what} from {first} to {last}", name=name, what=what,
+                first=ends[0], last=ends[1])  # fmt: skip
+    if len(known) < len(values):
+        label += say("; {n} rounds were not measured", n=len(values) - len(known))
+    return tag(
+        "svg",
+        tag("title", label),
+        *(
+            join(
+                tag("line", x1=_LEFT, x2=right, y1=y(tick), y2=y(tick), class_="grid"),
+                tag(
+                    "text",
+                    f"{100 * tick:g}" if percent else f"{tick:g}",
+                    x=_LEFT - 6,
+                    y=y(tick) + 3.5,
+                    class_="tick end",
+                ),
+            )
+            for tick in ticks(top)
+        ),
+        *lines,
+        *(tag("circle", cx=x(n), cy=y(known[n]), r=2.4, class_="after") for n in dots),
+        tag("text", what, x=_LEFT, y=_TOP - 5, class_="tick"),
+        tag(
+            "text",
+            written(known[max(known)]),
+            x=x(max(known)),
+            y=y(known[max(known)]) - 7,
+            class_="value end",
+        ),
+        tag("text", say("round {n}", n=first), x=_LEFT, y=HEIGHT - 8, class_="tick"),
+        tag("text", say("round {n}", n=last), x=right, y=HEIGHT - 8, class_="tick end")
+        if last > first
+        else NOTHING,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        class_="chart",
+    )
+
+
+def _parts(values: Mapping[int, float | None]) -> list[list[int]]:
+    """Rounds that follow each other without a gap."""
+    parts: list[list[int]] = [[]]
+    for number in sorted(values):
+        if values[number] is None:
+            parts.append([])
+        else:
+            parts[-1].append(number)
+    return [part for part in parts if part]
 
 
 def ticks(top: float) -> list[float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from privacy.audit.entry import Event
 from privacy.compliance.chart import change_bar
+from privacy.compliance.curves import check_points, curves
 from privacy.compliance.evidence import Evidence, RunEvidence
 from privacy.compliance.markup import NOTHING, Html, join, tag
 from privacy.compliance.page import Page, note, section, table
@@ -64,6 +65,7 @@ def _placed(result: Results, evidence: Evidence) -> Placed:
         found = _released(run, result)
         if found is not None:
             server_round, released = found
+            check_points(result, run)
             entries = [n for n in (released, _measured(result, evidence)) if n is not None]
             return Placed(
                 results=result,
@@ -100,7 +102,7 @@ def _measured(result: Results, evidence: Evidence) -> int | None:
     return None
 
 
-def quality(measured: Sequence[Placed], page: Page) -> Html:
+def quality(measured: Sequence[Placed], evidence: Evidence, page: Page) -> Html:
     """Loss and accuracy, as sites handed them over."""
     say = page.say
     every = [quality for this in measured for quality in this.results.quality.values()]
@@ -143,6 +145,10 @@ def quality(measured: Sequence[Placed], page: Page) -> Html:
             ),
         ),
         table(columns, (row(this) for this in measured)),
+        *(
+            curves(run, [t.results for t in measured if t.results.plan == run.digest], page)
+            for run in evidence.runs.values()
+        ),
         note(
             say(
                 "These figures are not part of the log and no evidence. Institutions measured"

@@ -96,7 +96,7 @@ def render_report(log: VerifiedLog, extras: Extras | None = None, *, at: datetim
         _tiles(evidence, page),
         _trust(log, page),
         _sites(evidence, page),
-        quality(measured, page) if measured else NOTHING,
+        quality(measured, evidence, page) if measured else NOTHING,
         privacy(evidence, page),
         leakage(evidence, page),
         masking(evidence, page),

@@ -5,10 +5,12 @@ import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Message
 from flwr.common.serde import message_to_proto
+from flwr.proto import message_pb2
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DeepseekV3Config
@@ -99,6 +101,11 @@ def request(
     encoded = json.dumps(header).encode()
     sent: bytes = message_to_proto(message).SerializeToString()
     return HEADER.pack(len(encoded)) + encoded + sent
+
+
+def message_of(content: bytes) -> Any:  # noqa: ANN401  Flower's classes carry no types
+    """A message as it travels."""
+    return message_pb2.Message.FromString(content)
 
 
 def worker(folder: Path, before: str = "") -> Worker:

@@ -149,7 +149,17 @@ def test_the_command_shows_a_summary_and_json(
     assert "26   65.0%  flu" in out
     assert "k-anonymity         k = 10" in out
     assert main(["cohort", "--home", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["labels"] == {"flu": 26, "cold": 14}
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["labels"] == {"flu": 26, "cold": 14}
+    # A program gets the list that a person is pointed at.
+    assert shown["proposed_text_columns"] == ["sex", "ward", "seen", "note"]
+    settings = tmp_path / "site.toml"
+    listed = settings.read_text().replace(
+        'unit_id = "patient"', 'unit_id = "patient"\ntext_columns = ["note"]'
+    )
+    settings.write_text(listed)
+    assert main(["cohort", "--home", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["proposed_text_columns"] == []
 
 
 def test_a_description_names_what_is_left_out_of_texts(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Enrolled:
             answers[f"enrol {name}"] = answer
     for name in SITES:
         path = made.site(name) / "site.toml"
-        path.write_text(path.read_text().replace("alone = true", "alone = false"))
+        text = path.read_text().replace("alone = true", "alone = false")
+        path.write_text(text.replace("\nevery = 2\n", "\nevery = 1\n"))
     return Enrolled(consortium=made, answers=answers)
 
 

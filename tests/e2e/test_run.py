@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 import stat
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,35 @@ def test_the_results_of_a_site_stay_in_its_folder(story: Story) -> None:
         for adapter in ("base", "federated"):
             assert results[adapter]["loss"] > 0
             assert 0 <= results[adapter]["accuracy"] <= 1
+
+
+def test_each_round_is_measured_at_each_site_and_nothing_of_it_leaves(story: Story) -> None:
+    digests = [r["adapter"] for r in story.answers["run"].result["rounds"]]
+    figures: set[bytes] = set()
+    for name in SITES:
+        results = json.loads((story.consortium.site(name) / "results.json").read_text())
+        points = results["rounds"]
+        assert results["every"] == 1
+        assert [point["server_round"] for point in points] == [0, 1, 2]
+        assert [point["adapter"] for point in points[1:]] == digests
+        assert {point["num_examples"] for point in points} == {results["num_held_out"]}
+        # All held-out records are few here: the last round is what is measured in the end.
+        assert points[2]["loss"] == results["federated"]["loss"]
+        assert points[0]["loss"] == results["base"]["loss"]
+        for point in points:
+            loss = point["loss"]
+            figures |= {repr(loss).encode(), struct.pack("<d", loss), struct.pack(">d", loss)}
+    assert len(figures) >= 6
+    made = story.consortium
+    seen = {path: path.read_bytes() for path in made.home.rglob("*") if path.is_file()}
+    seen |= {path: path.read_bytes() for path in (made.root / "log").rglob("*") if path.is_file()}
+    for name in SITES:
+        sent = story.recorded(name, "opened", "up")
+        seen |= {Path(name, number): content for number, content in sent.items()}
+    assert [path for path, held in seen.items() if any(f in held for f in figures)] == []
+    page = (made.root / "report.html").read_text()
+    for name in SITES:
+        assert f"<title>{name}: loss from " in page
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -134,6 +134,11 @@ def none_masked(plan: RunPlan) -> list[list[object]]:
     return [[language, count, 0] for language, count in num_clean(plan.masking.languages).items()]
 
 
+def good_figures(server_round: int) -> dict[str, float]:
+    """What a measurement in this round comes to."""
+    return {"loss": 9.0 - server_round, "accuracy": server_round / 10, "num_examples": 7}
+
+
 Lie = Callable[[RecordDict], RecordDict]
 
 
@@ -145,6 +150,7 @@ class Trainer:
         self.value = value
         self.be_honest()
         self.num_calls = 0
+        self.measured: list[int] = []
         self.pid = 1
         self.sandbox = None
 
@@ -153,6 +159,7 @@ class Trainer:
         self.lie: Lie = nothing
         self.spoil: Callable[[bytes], bytes] = lambda answer: answer
         self.before: Callable[[int], None] = lambda server_round: None
+        self.measure: Callable[[int], object] = good_figures
         self.stopped = threading.Event()
         self.is_busy = threading.Event()
 
@@ -170,13 +177,19 @@ class Trainer:
         on_progress: Callable[[Mapping[str, object]], None],
     ) -> bytes:
         """Answer as the real process would, with `value` wherever the site trains."""
-        self.num_calls += 1
         (size,) = struct.unpack("!Q", request[:8])
         plan = RunPlan.parse(json.loads(request[8 : 8 + size])["plan"].encode())
         message = message_from_proto(message_pb2.Message.FromString(request[8 + size :]))
         fields = message.content["instruction"]
         server_round = int(str(fields["server_round"]))
         kind = message.metadata.message_type
+        if kind == "query":
+            self.measured.append(server_round)
+            header = json.dumps({"point": self.measure(server_round)}).encode()
+            nothing_said = Message(RecordDict(), reply_to=message)
+            said: bytes = message_to_proto(nothing_said).SerializeToString()
+            return struct.pack("!Q", len(header)) + header + said
+        self.num_calls += 1
         self.before(server_round)
         tensors, update = plan.update_tensors(server_round), None
         if kind == "train":
@@ -197,7 +210,7 @@ class Trainer:
             "masking": {"num_records": 1, "num_masked": {}},
             "canaries": all_found(plan),
             "over_masking": none_masked(plan),
-            "results": {"base": {}},
+            "results": {"base": {}, "point": good_figures(plan.rounds.num_rounds + 1)},
         }
         header = json.dumps(local).encode()
         answer = message_to_proto(Message(content, reply_to=message)).SerializeToString()

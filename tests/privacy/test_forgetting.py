@@ -94,9 +94,11 @@ def test_forget_by_number_leaves_a_log_that_verifies(
     assert before == {path: path.read_bytes() for path in before}
     assert main(["show", case.log, "--openings", case.openings]) == 0
     assert "[by: not opened, reason: not opened]" in capsys.readouterr().out
-    # Once more is no error, and says that nothing is there.
-    assert main(asked) == 0
-    assert "keeps nothing of by of entry" in capsys.readouterr().err
+    # Whoever asks once more must not read that something was forgotten.
+    assert main(asked) == 1
+    said = capsys.readouterr()
+    assert f"expected openings of entry {case.approved} in" in said.err
+    assert said.out == ""
 
 
 def test_forget_by_commitment_needs_no_log(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +109,64 @@ def test_forget_by_commitment_needs_no_log(case: Case, capsys: pytest.CaptureFix
     assert main(["openings", case.openings]) == 0
     assert NAME not in Path(case.openings).read_text()
     assert REASON in capsys.readouterr().out
+
+
+def test_all_that_is_named_is_forgotten_or_none_of_it(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path(case.openings).read_bytes()
+    asked = ["forget", "--log", case.log, "--keys", case.keys, "--openings", case.openings]
+    unknown = "hmac-sha256:" + "ab" * 32
+    # The stranger's address is kept by the coordinator, not by this party.
+    for others in ([unknown], [str(case.refused)], [unknown, str(case.refused)]):
+        assert main([*asked, str(case.approved), *others]) == 1
+        said = capsys.readouterr()
+        names = [name if name == unknown else f"entry {name}" for name in others]
+        assert f"expected openings of {', '.join(names)} in {case.openings}, got none" in said.err
+        assert said.out == ""
+        assert Path(case.openings).read_bytes() == before
+    assert main([*asked, str(case.approved)]) == 0
+    assert Path(case.openings).read_bytes() == b""
+
+
+def test_an_entry_of_which_a_part_was_forgotten_is_forgotten_whole(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = next(iter(Openings(Path(case.openings)).read()))
+    assert main(["forget", first, "--openings", case.openings]) == 0
+    asked = ["forget", str(case.approved), "--log", case.log, "--keys", case.keys]
+    assert main([*asked, "--openings", case.openings]) == 0
+    assert f"keeps nothing of by of entry {case.approved}" in capsys.readouterr().err
+    assert Path(case.openings).read_bytes() == b""
+
+
+@pytest.mark.parametrize("line", [b"", b"x", b'{"value": "Dr. Ada Marks"}', b"\xff"])
+def test_a_line_that_cannot_be_read_is_named_and_nothing_is_forgotten(
+    case: Case, line: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(case.openings)
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + line + b"\n" + second)
+    before = path.read_bytes()
+    asked = ["--log", case.log, "--keys", case.keys, "--openings", case.openings]
+    for name in (str(case.approved), json.loads(first)["commitment"]):
+        assert main(["forget", name, *asked]) == 1
+        said = capsys.readouterr()
+        assert f"expected an opening in line 2 of {path}; nothing was forgotten" in said.err
+        assert NAME not in said.err + said.out
+        assert path.read_bytes() == before
+
+
+def test_a_line_that_a_crash_cut_off_holds_up_no_erasure_and_is_said(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(case.openings)
+    with path.open("ab") as torn:
+        torn.write(b'{"commitment": "hmac-sha')
+    asked = ["--log", case.log, "--keys", case.keys, "--openings", case.openings]
+    assert main(["forget", str(case.approved), *asked]) == 0
+    assert path.read_bytes() == b'{"commitment": "hmac-sha'
+    assert "never written whole: line 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("entry", ["99", "0", "-1", "hmac-sha256:ab", "x"])

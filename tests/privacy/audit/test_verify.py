@@ -18,6 +18,7 @@ from privacy.audit.log import CHECKPOINT, CHECKPOINTS, ENTRIES
 from privacy.audit.merkle import Tree, leaf_hash
 from privacy.audit.verify import VerifiedLog, check_log, verify_log
 from privacy.dp import calibrate
+from privacy.dp.config import MechanismConfig
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
 from tests.privacy.evidence import (
@@ -452,6 +453,42 @@ def test_a_reservation_said_again_after_a_crash_is_no_fault(federation: Federati
     federation.reserve("bank_a", 1)
     federation.train("bank_a", 1)
     verify(federation)
+
+
+def test_a_round_that_was_reserved_twice_counts_once_among_the_earlier_ones(
+    federation: Federation,
+) -> None:
+    federation.begin()
+    federation.reserve("bank_a", 1)
+    federation.train("bank_a", 1)
+    federation.train("bank_a", 2)
+    verify(federation)
+    steps = federation.plan.mechanism.steps_per_round
+    kind = [federation.plan.mechanism.noise_multiplier, federation.plan.mechanism.sample_rate]
+    bad = federation.reserve("bank_a", 3, prior=[[*kind, 2 * steps - 1]])
+    index, message = first_bad(federation)
+    assert index == bad
+    assert "earlier releases" in message
+
+
+def test_a_round_is_checked_without_going_through_all_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At 100,000 entries a coordinator would otherwise take minutes to start.
+    federation = Federation(tmp_path / "log", plan=make_plan(num_rounds=60, noise_multiplier=30.0))
+    federation.begin()
+    for server_round in range(1, 61):
+        federation.train("bank_a", server_round)
+    made: list[calibrate.Event] = []
+    whole = calibrate.round_event
+
+    def counted(mechanism: MechanismConfig) -> calibrate.Event:
+        made.append(whole(mechanism))
+        return made[-1]
+
+    monkeypatch.setattr(calibrate, "round_event", counted)
+    verify(federation)
+    assert 60 <= len(made) <= 3 * 60
 
 
 def test_budget_spent_in_another_run_counts(tmp_path: Path) -> None:

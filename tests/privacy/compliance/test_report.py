@@ -348,6 +348,7 @@ def test_results_are_read(tmp_path: Path) -> None:
         {"base": {"loss": "x", "accuracy": 0.1}},
         {"base": {"loss": float("nan"), "accuracy": 0.1}},
         {"base": {"loss": 1.0, "accuracy": 60}},
+        {"base": {"loss": 10**400, "accuracy": 0.5}},
         {"base": None, "federated": None},
         {"base": [1, 2]},
         {"plan": "sha256:" + "0" * 64},
