@@ -4,10 +4,10 @@ The records are read, masked and tokenised once a process (`Node.load`); each ro
 the adapter that came, trains in private, and answers with the update. The agent calls this in a
 child process without keys and network; Flower's simulation calls it as it is.
 
-Node config: `site_config` (site.toml), `plan` (canonical text), `holdout_key` (hex), and
-`surrogate_key` (hex) where the plan masks by surrogates. In a simulation the run config holds them
-instead, `site_config` as a comma-separated list of which `partition-id` picks one; no agent guards
-it, so it is for studies on public data only.
+Node config: `site_config` (site.toml), `plan` (canonical text), `holdout_key` (hex),
+`surrogate_key` (hex) where the plan masks by surrogates, and `exposure_key` (hex) where it adds
+tracers. In a simulation the run config holds them instead, `site_config` as a comma-separated list
+of which `partition-id` picks one; no agent guards it, so it is for studies on public data only.
 """
 
 import json
@@ -28,6 +28,8 @@ from client.config import SiteConfig, load_config
 from client.evaluate import evaluate_all
 from client.home import file_digest
 from client.progress import report
+from client.traced import tokenized
+from client.tracers import make_tracers
 from client.train import train_round
 from model.adapter import AdapterState, load_adapter
 from model.tensors import packed_digest
@@ -48,7 +50,8 @@ def train(message: Message, context: Context) -> Message:
     load_adapter(node.model, AdapterState.unpack(node.plan.tensors, instruction.adapter))
     server_round = instruction.server_round
     share = node.plan.share(node.config.site.name)
-    result = train_round(node.model, node.data.train, node.plan, share, server_round=server_round)
+    units = (*node.data.train, *node.tracers)
+    result = train_round(node.model, units, node.plan, share, server_round=server_round)
     report("trained", loss=result.loss_local, steps=result.num_steps, seconds=result.seconds)
     _keep(context, masking=node.masking(), **node.canaries())
     metrics = {"num_steps": result.num_steps} if "num_steps" in instruction.metrics else {}
@@ -88,13 +91,24 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """What stays in memory between rounds."""
+    """What stays in memory between rounds.
+
+    Attributes:
+      config: The site's settings.
+      plan: The plan.
+      model: The base with the plan's adapter in it.
+      tokenizer: The base's.
+      data: The site's units, masked.
+      tracers: Made-up units that the plan adds to those that are trained on; kept apart, so that
+        nothing that is measured of a site's units counts them.
+    """
 
     config: SiteConfig
     plan: RunPlan
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     data: dataset.SiteDataset
+    tracers: tuple[dataset.TokenizedUnit, ...] = ()
 
     def masking(self) -> dict[str, object]:
         """What masking did, for the site's own files."""
@@ -122,18 +136,24 @@ class Node:
         plan: RunPlan,
         holdout_key: bytes,
         surrogate_key: SurrogateKey | None = None,
+        exposure_key: bytes | None = None,
     ) -> Self:
         """Load the base by digest, put the adapter in, test it, and read the records.
 
         Raises:
-          ConfigError: The base is another one, or its adapter has other tensors than the plan.
+          ConfigError: The base is another one, its adapter has other tensors than the plan, or
+            there is no key for the plan's tracers.
           TrainingError: The self-test fails: nothing was read, nothing is trained.
         """
         config = load_config(site_config)
+        if plan.exposure.tracers and exposure_key is None:
+            raise ConfigError("expected a key for the plan's tracers, got none")
         torch.set_num_threads(config.compute.threads)
         report("loading")
         adapted, tokenizer = load_adapted(plan, config.base.folder, config.compute)
         self_test(adapted, rank=plan.share(config.site.name).lora_rank)
+        tracers = make_tracers(exposure_key or b"", plan, config.site.name, num_secrets=1)
+        traced = tokenized(tracers, tokenizer, plan)
         report("masking", records=0)
 
         def progress(num_records: int) -> None:
@@ -149,7 +169,17 @@ class Node:
             progress=progress,
         )
         report("masked", records=data.masking.num_records)
-        return cls(config=config, plan=plan, model=adapted, tokenizer=tokenizer, data=data)
+        return cls(
+            config=config,
+            plan=plan,
+            model=adapted,
+            tokenizer=tokenizer,
+            data=data,
+            tracers=tuple(
+                dataset.TokenizedUnit(unit_id=f"tracer {number}", examples=(tracer.trained,))
+                for number, tracer in enumerate(traced, 1)
+            ),
+        )
 
 
 _loaded: dict[tuple[str, str], Node] = {}
@@ -182,8 +212,13 @@ def node_of(settings: Mapping[str, Any]) -> Node:
         _loaded.clear()
         holdout_key = bytes.fromhex(str(settings["holdout_key"]))
         secret = bytes.fromhex(str(settings.get("surrogate_key", "")))
+        exposure_key = bytes.fromhex(str(settings.get("exposure_key", "")))
         _loaded[key] = Node.load(
-            Path(site_config), plan, holdout_key, SurrogateKey(secret) if secret else None
+            Path(site_config),
+            plan,
+            holdout_key,
+            SurrogateKey(secret) if secret else None,
+            exposure_key or None,
         )
     return _loaded[key]
 

@@ -387,6 +387,15 @@ class Journal:
                 )
             ]
 
+    def about(self, event: Event, plan_digest: str) -> list[Entry]:
+        """Every entry of this event about this plan, in the order in which they were made."""
+        with self._guarded():
+            rows = self._connection.execute(
+                "SELECT line FROM entry WHERE plan_digest = ? AND event = ? ORDER BY sequence",
+                (plan_digest, str(event)),
+            ).fetchall()
+        return [parse_entry(bytes(row[0])) for row in rows]
+
     def find(self, event: Event, plan_digest: str, server_round: int) -> Entry | None:
         """The entry of this event about this round of this plan, None before it was made.
 
