@@ -1,6 +1,8 @@
 """Tracers: the same each time, beside records that have no part in them, and found if known."""
 
 import inspect
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from client import app, dataset, train
 from client.dataset import MaskingStats, SiteDataset, TokenizedUnit
+from client.home import file_digest
 from client.traced import Candidates, rank_secrets, tokenized
 from client.tracers import digest, make_tracers
 from client.train import train_round
+from client.worker import Worker
 from model.adapter import AdapterState, load_adapter, read_adapter, trained_parameters
 from model.base import nano_folder
 from model.config import AdapterConfig
@@ -36,7 +40,7 @@ from privacy.plan import (
     SiteShare,
     TextConfig,
 )
-from tests.client.room import nano_plan, tiny_adapted
+from tests.client.room import HEADER, SETTINGS, nano_plan, tiny_adapted
 
 KEY = bytes(range(32))
 ADAPTER = AdapterConfig(lora_rank=8, lora_alpha=16.0)
@@ -393,3 +397,40 @@ def test_a_base_with_a_window_of_attention_ranks_the_same(
     (whole,) = rank_secrets(model, traced)
     # By rounding, neighbours may change places.
     assert abs(whole - in_tree[0]) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_room_ranks_where_there_are_no_records_at_all(tmp_path: Path) -> None:
+    """The program as the command starts it, at a site whose file of records is not there."""
+    nano, instruction = nano_plan(MaskingConfig())
+    plan = replace(
+        nano,
+        exposure=ExposureConfig(tracers=1),
+        sites=(SiteShare(name="s", num_units=40),),
+    )
+    settings = tmp_path / "site.toml"
+    settings.write_text(SETTINGS.format(path=tmp_path / "missing.jsonl"))
+    header = {
+        "site_config": str(settings),
+        "site_config_digest": file_digest(settings),
+        "plan": plan.canonical().decode(),
+        "exposure_key": KEY.hex(),
+    }
+    encoded = json.dumps(header).encode()
+    packed = instruction.adapter.astype("<f4").tobytes()
+    with Worker(
+        [sys.executable, "-m", "client.exposure"],
+        environment={"OMP_NUM_THREADS": "1"},
+        hide=[],
+        memory_limit_mb=4000,
+    ) as room:
+        asked = HEADER.pack(len(encoded)) + encoded + packed
+        answer = room.call(asked, timeout_s=240, on_progress=lambda _: None)
+        again = room.call(asked, timeout_s=240, on_progress=lambda _: None)
+        settings.write_text(settings.read_text() + "\n")
+        with pytest.raises(TrainingError, match="as it was when the test began"):
+            room.call(asked, timeout_s=240, on_progress=lambda _: None)
+    ranks = json.loads(answer)["ranks"]
+    exposure.check_ranks(ranks)
+    assert json.loads(again) == {"ranks": ranks}
