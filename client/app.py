@@ -29,7 +29,7 @@ from client.evaluate import evaluate_all
 from client.home import file_digest
 from client.progress import report
 from client.traced import tokenized
-from client.tracers import make_tracers
+from client.tracers import Tracer, make_tracers
 from client.train import train_round
 from model.adapter import AdapterState, load_adapter
 from model.tensors import packed_digest
@@ -50,8 +50,7 @@ def train(message: Message, context: Context) -> Message:
     load_adapter(node.model, AdapterState.unpack(node.plan.tensors, instruction.adapter))
     server_round = instruction.server_round
     share = node.plan.share(node.config.site.name)
-    units = (*node.data.train, *node.tracers)
-    result = train_round(node.model, units, node.plan, share, server_round=server_round)
+    result = train_round(node.model, node.units, node.plan, share, server_round=server_round)
     report("trained", loss=result.loss_local, steps=result.num_steps, seconds=result.seconds)
     _keep(context, masking=node.masking(), **node.canaries())
     metrics = {"num_steps": result.num_steps} if "num_steps" in instruction.metrics else {}
@@ -100,7 +99,7 @@ class Node:
       tokenizer: The base's.
       data: The site's units, masked.
       tracers: Made-up units that the plan adds to those that are trained on; kept apart, so that
-        nothing that is measured of a site's units counts them.
+        nothing that is measured of a site's units counts them. None where their key was not given.
     """
 
     config: SiteConfig
@@ -109,6 +108,18 @@ class Node:
     tokenizer: PreTrainedTokenizerBase
     data: dataset.SiteDataset
     tracers: tuple[dataset.TokenizedUnit, ...] = ()
+
+    @property
+    def units(self) -> tuple[dataset.TokenizedUnit, ...]:
+        """All that is trained on: the site's own units and the plan's tracers.
+
+        Raises:
+          ConfigError: The tracers' key was not given; an adapter trained without them would look
+            as if it remembered nothing.
+        """
+        if len(self.tracers) != self.plan.exposure.tracers:
+            raise ConfigError("expected a key for the plan's tracers, got none")
+        return (*self.data.train, *self.tracers)
 
     def masking(self) -> dict[str, object]:
         """What masking did, for the site's own files."""
@@ -141,18 +152,18 @@ class Node:
         """Load the base by digest, put the adapter in, test it, and read the records.
 
         Raises:
-          ConfigError: The base is another one, its adapter has other tensors than the plan, or
-            there is no key for the plan's tracers.
+          ConfigError: The base is another one, or its adapter has other tensors than the plan.
           TrainingError: The self-test fails: nothing was read, nothing is trained.
         """
         config = load_config(site_config)
-        if plan.exposure.tracers and exposure_key is None:
-            raise ConfigError("expected a key for the plan's tracers, got none")
         torch.set_num_threads(config.compute.threads)
         report("loading")
         adapted, tokenizer = load_adapted(plan, config.base.folder, config.compute)
         self_test(adapted, rank=plan.share(config.site.name).lora_rank)
-        tracers = make_tracers(exposure_key or b"", plan, config.site.name, num_secrets=1)
+        # Who measures and does not train has no use for them.
+        tracers: tuple[Tracer, ...] = ()
+        if exposure_key is not None:
+            tracers = make_tracers(exposure_key, plan, config.site.name, num_secrets=1)
         traced = tokenized(tracers, tokenizer, plan)
         report("masking", records=0)
 

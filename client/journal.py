@@ -86,9 +86,9 @@ class Sent:
 
     Attributes:
       plan_digest: The plan under which it was asked for.
-      kind: `train`, `evaluate`, or `test` for the figures of a test.
-      server_round: The round, or the test's number.
-      update_digest: Digest of the update, or of the figures.
+      kind: `train`, `evaluate`, `test` for the figures of a test, `exposure` for ranks of tracers.
+      server_round: The round, or the test's number; 1 for ranks.
+      update_digest: Digest of the update, of the figures, or of the ranks.
       num_bytes: Size of the serialized reply.
       made_at: When it passed the door.
       sent_at: When the coordinator had all of it; None before.

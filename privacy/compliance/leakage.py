@@ -92,8 +92,8 @@ def _exposure(evidence: Evidence, page: Page) -> Html:
                 " run each secret is ranked, by its loss under the released adapter, among {n} of"
                 " its kind. Exposure is log2 {n} minus log2 of the rank: {most} bits for a secret"
                 " known by heart, {chance} on average by chance alone. The p-value bounds the"
-                " chance of such a mean where nothing is remembered. No record has a part in"
-                " these figures, and they cost no budget.",
+                " chance of such a mean where nothing is remembered. The figures follow from the"
+                " adapter and from made-up secrets alone, and cost no budget.",
                 n=f"{exposure.NUM_CANDIDATES:,}",
                 most=f"{exposure.bits(1):g}",
                 chance=f"{exposure.CHANCE_BITS:.1f}",
@@ -114,14 +114,14 @@ def _exposure(evidence: Evidence, page: Page) -> Html:
         ),
         note(
             say(
-                "What it shows: whether short random texts that stood in the training once can be"
-                " got out of this adapter by one attack. What it cannot show: that a stronger"
-                " attack fails, or how well a text is remembered that stands in many records,"
-                " which no guarantee about one unit covers. 'Allowed on average' is what epsilon"
-                " and delta of the plan bound, over the chance of all runs, where losses do not"
-                " tie: a single run may lie above. An institution pins its secrets in the log"
-                " before it trains, but whether the ranks are those that were measured, the log"
-                " cannot show, and a person may have seen them before deciding to release."
+                "What it shows: whether this adapter finds short random texts that stood in one"
+                " unit of the training likelier than others of their kind. What it cannot show:"
+                " that a stronger attack fails, or how well a text is remembered that stands in"
+                " many records, which no guarantee about one unit covers. 'Allowed on average' is"
+                " what epsilon and delta of the plan bound, over the chance of all runs, where"
+                " losses do not tie: a single run may lie above. An institution pins its secrets"
+                " in the log before it trains, but whether the ranks are those that were measured,"
+                " the log cannot show, and a person may have seen them before deciding to release."
             ),
             warn=True,
         ),

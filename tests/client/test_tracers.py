@@ -27,6 +27,7 @@ from model.config import AdapterConfig
 from model.loss import collate, per_example_loss
 from model.tensors import add_update
 from model.tokenizer import Example, encode
+from privacy import wire
 from privacy.dp import engine, exposure
 from privacy.dp.calibrate import calibrate_noise
 from privacy.dp.engine import PrivateGradients
@@ -242,7 +243,34 @@ def test_tracers_are_no_units_of_the_site(
     node = load(monkeypatch, tmp_path, plan, tokenizer, units)
     assert node.data.train == tuple(units)
     assert node.data.num_units == 3
+    assert node.units == (*units, *node.tracers)
+    assert len(node.units) == 5
     assert node.masking()["num_records"] == 3
+
+
+def test_a_round_trains_on_the_sites_units_and_the_tracers(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    plan: RunPlan,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    node = load(monkeypatch, tmp_path, plan, tokenizer, units_of(3))
+    _, first = nano_plan(MaskingConfig())
+    instruction = replace(first, plan=plan.digest)
+    given: list[tuple[object, int]] = []
+
+    def caught(_: object, units: object, __: object, share: SiteShare, **___: object) -> None:
+        given.append((units, share.num_units))
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(app, "_node", lambda _: node)
+    monkeypatch.setattr(app, "load_adapter", lambda *_: None)
+    monkeypatch.setattr(app, "train_round", caught)
+    content = wire.write_instruction(instruction, plan)
+    with pytest.raises(TrainingError, match="enough"):
+        app.train(SimpleNamespace(content=content), None)  # type: ignore[arg-type]
+    # The denominator is the declared number, as without tracers.
+    assert given == [((*units_of(3), *node.tracers), 40)]
 
 
 def test_a_plan_with_tracers_and_no_key_for_them_is_trained_by_nobody(
@@ -251,8 +279,11 @@ def test_a_plan_with_tracers_and_no_key_for_them_is_trained_by_nobody(
     plan: RunPlan,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
+    # Membership inference needs none, and gets none.
+    node = load(monkeypatch, tmp_path, plan, tokenizer, units_of(3), None)
+    assert node.tracers == ()
     with pytest.raises(ConfigError, match="expected a key for the plan's tracers"):
-        load(monkeypatch, tmp_path, plan, tokenizer, units_of(3), None)
+        _ = node.units
 
 
 def test_who_ranks_takes_no_record() -> None:
