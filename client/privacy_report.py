@@ -20,7 +20,7 @@ from privacy import console
 from privacy.console import UsageError
 from privacy.dp import calibrate, exposure, membership
 from privacy.dp.membership import Attack, Estimate, Rate
-from privacy.errors import BudgetExceededError, ConfigError
+from privacy.errors import ConfigError
 
 _MEANING = (
     "0.5 is guessing. Near 0.5 these two attacks fail here; a stronger one may not. What bounds"
@@ -84,7 +84,6 @@ def _release(
     stack: ExitStack,
 ) -> dict[str, object]:
     """What may leave, after a yes; returns it for a program."""
-    shown: dict[str, object] = {}
     planned = None
     if not args.exposure_only:
         number, event = test.prepare(args.epsilon)
@@ -94,22 +93,19 @@ def _release(
         console.say(
             f"exposure    the ranks of {traced.num_tracers} tracers' secrets, which cost nothing"
         )
-    what = "release noised counts; is this cost" if planned else "release the ranks; is this"
+    what = "release noised counts; is this cost" if planned else "release ranks; is the run above"
     if not args.yes and not confirmed(what):
         raise ConfigError("nothing released", hint="answer yes, or run it with --yes")
     link = Link(test.home.channel())
     stack.callback(link.close)
+    # First, because it costs nothing and may be said again: a failure here has spent nothing, and
+    # who tries again after a failure behind it pays once.
+    shown = _show_exposure(args, test, traced.release(link, _tell) if traced.num_tracers else [])
     if planned is not None:
         number, event, cost = planned
-        try:
-            counts = test.release(number, event, link, _tell)
-        except BudgetExceededError as error:
-            if traced.num_tracers:
-                error.hint = "exposure costs nothing: --exposure-only releases it alone"
-            raise
-        shown |= _show_released(args, counts, event, cost)
-    ranks = traced.release(link, _tell) if traced.num_tracers else []
-    return shown | _show_exposure(args, test, ranks)
+        counts = test.release(number, event, link, _tell)
+        shown = _show_released(args, counts, event, cost) | shown
+    return shown
 
 
 def _announce(

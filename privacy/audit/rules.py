@@ -103,7 +103,7 @@ class Rules:
         self._tests: dict[str, dict[_Test, Entry]] = {}
         self._committed_tests: dict[str, dict[_Test, Entry]] = {}
         self._tracers: dict[str, dict[str, str]] = {}
-        self._exposures: dict[str, dict[tuple[str, str], Entry]] = {}
+        self._exposures: dict[str, dict[str, Entry]] = {}
         self._told: dict[str, dict[_Test, Mapping[str, str]]] = {}
         self._digests: set[bytes] = set()
         self._checks: Mapping[Event, Callable[[Entry], None]] = {
@@ -565,7 +565,7 @@ class Rules:
 
     def _exposure_measured(self, entry: Entry) -> None:
         site, said = entry.party, entry.predicate
-        digest, _ = self._attacked(entry)
+        digest, run_id = self._attacked(entry)
         added = self._tracers.get(site, {}).get(digest)
         _need(
             added is not None, f"expected {site} to add tracers before it looks for their secrets"
@@ -584,11 +584,16 @@ class Rules:
             f"expected {planned} ranks, one for each of the plan's tracers, got"
             f" {len(said['ranks'])}",
         )
-        place = (digest, entry.subjects["adapter"])
-        earlier = self._exposures.setdefault(site, {}).setdefault(place, entry)
+        # An early adapter remembers least.
+        released = self._released[run_id]
         _need(
-            earlier.predicate == said,
-            f"expected one set of ranks of {site} for an adapter, got a second",
+            entry.subjects["adapter"] == released[max(released)],
+            f"expected ranks under the newest adapter of run {run_id}, got an earlier one",
+        )
+        earlier = self._exposures.setdefault(site, {}).setdefault(digest, entry)
+        _need(
+            earlier.predicate == said and earlier.subjects == entry.subjects,
+            f"expected one set of ranks of {site} for a run, got a second",
         )
 
     def _update_sent(self, entry: Entry) -> None:

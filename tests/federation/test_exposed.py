@@ -379,14 +379,19 @@ def test_exposure_is_released_where_no_budget_is_left(
     site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spent = site.home.ledger().entries()
-    assert command(traced_plan(), "--release", "--yes", "--epsilon", "50") != 0
-    assert "--exposure-only releases it alone" in capsys.readouterr().err
+    known = len(told(site, Event.EXPOSURE_MEASURED))
     assert command(traced_plan(), "--release", "--exposure-only") != 0
     assert "nothing released" in capsys.readouterr().err
+    assert len(told(site, Event.EXPOSURE_MEASURED)) == known
     assert command(traced_plan(), "--release", "--exposure-only", "--yes", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert set(shown) == {"exposure"}
     assert shown["exposure"]["ranks"] == RANKS
+    # Beside noised counts that no budget pays for it is told too.
+    assert command(traced_plan(), "--release", "--yes", "--epsilon", "50") != 0
+    said = capsys.readouterr()
+    assert "exposure of 3 tracers' secrets among 1,024 each (released, as they are)" in said.out
+    assert "budget" in said.err
     assert site.home.ledger().entries() == spent
     (entry,) = told(site, Event.EXPOSURE_MEASURED)
     assert entry.predicate["ranks"] == RANKS

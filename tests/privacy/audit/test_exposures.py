@@ -113,7 +113,19 @@ def test_a_second_nicer_set_of_ranks_is_named(federation: Federation) -> None:
     index = federation.measure_exposure(SITE, 1, RANKS)
     found, message = first_bad(federation)
     assert found == index
-    assert "expected one set of ranks of hospital_a for an adapter, got a second" in message
+    assert "expected one set of ranks of hospital_a for a run, got a second" in message
+
+
+def test_ranks_under_an_early_adapter_are_named(tmp_path: Path) -> None:
+    """It remembers less than the one that is handed on."""
+    federation = Federation(tmp_path / "log", plan=make_plan(num_rounds=2, tracers=3))
+    federation.begin()
+    federation.round(1)
+    federation.round(2)
+    index = federation.measure_exposure(SITE, 1, RANKS)
+    found, message = first_bad(federation)
+    assert found == index
+    assert "expected ranks under the newest adapter of run 7, got an earlier one" in message
 
 
 @pytest.mark.parametrize("ranks", [[], [0, 1, 2], [1, 2, 1025], [1, 2, 3.5], [1, 2, True], "123"])
