@@ -54,6 +54,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from client import tracers
 from client.curve import Point, as_results, is_due
 from client.home import SiteHome, file_digest
 from client.witness import BadAnswers, SiteWitness, check_stopped
@@ -545,7 +546,8 @@ class Agent:
 
         Raises:
           InstructionRefusedError: The budget, or a round that was committed before.
-          ReplyRefusedError: The child failed, took too long, or its reply does not fit.
+          ReplyRefusedError: The child failed, took too long, or its reply does not fit; or the
+            plan's tracers are no longer those of earlier rounds.
         """
         try:
             # Before anything is spent: a platform without protection trains nothing.
@@ -555,6 +557,7 @@ class Agent:
             raise ReplyRefusedError("training-failed", str(error)) from error
         reservation = None
         if instruction.kind == "train":
+            self._add_tracers(plan)
             reservation = self._reserve(plan, instruction.server_round)
             # The log takes the reservation before a record is read: what it refuses is not done.
             self._flush(link)
@@ -586,6 +589,33 @@ class Agent:
         self._journal.put(
             plan.digest, instruction.kind, instruction.server_round, reply.update_digest, kept
         )
+
+    def _add_tracers(self, plan: RunPlan) -> None:
+        """Say once, before anything is trained, which tracers this site adds to its units.
+
+        Raises:
+          ReplyRefusedError: Their key is another one than in earlier rounds: a later look for
+            their secrets would look for what nobody trained, and find nothing.
+        """
+        if not plan.exposure.tracers:
+            return
+        said = self._journal.about(Event.TRACERS_ADDED, plan.digest)
+        try:
+            key = self._home.exposure_key(make=not said)
+        except ConfigError as error:
+            self._tell(state="connected", stage="failed", reason=str(error))
+            raise ReplyRefusedError("tracers-changed", str(error)) from error
+        digest = tracers.digest(tracers.make_tracers(key, plan, self._site, num_secrets=1))
+        if not said:
+            self._journal.record(
+                Event.TRACERS_ADDED,
+                {"plan": plan.digest, "tracers": digest},
+                num_tracers=plan.exposure.tracers,
+            )
+        elif said[0].subjects["tracers"] != digest:
+            reason = f"expected the key in {self._home.exposure_key_path} as in earlier rounds"
+            self._tell(state="connected", stage="failed", reason=reason)
+            raise ReplyRefusedError("tracers-changed", reason)
 
     def _reserve(self, plan: RunPlan, server_round: int) -> Reservation:
         """Reserve the round in the ledger and say so, before a record is read.
@@ -764,6 +794,7 @@ class Agent:
                 "plan": plan.canonical().decode(),
                 "holdout_key": self._holdout_key.hex(),
                 **self._surrogate_key(plan),
+                **self._exposure_key(plan),
                 **more,
             }
         ).encode()
@@ -793,10 +824,10 @@ class Agent:
             return
         proto = message_to_proto(message)
         proto.metadata.message_type = "query"
-        # Between batches it gives up by itself, and stays warm for the next round.
-        request = self._request(plan, proto, measure_s=left_s / 2)
         self._tell(state="working", stage="measuring", server_round=instruction.server_round)
         try:
+            # Between batches it gives up by itself, and stays warm for the next round.
+            request = self._request(plan, proto, measure_s=left_s / 2)
             answer = self._worker.call(request, timeout_s=left_s, on_progress=lambda _: None)
             (size,) = _HEADER.unpack(answer[: _HEADER.size])
             said = json.loads(answer[_HEADER.size : _HEADER.size + size])["point"]
@@ -839,6 +870,13 @@ class Agent:
         if plan.masking.mode != "surrogate":
             return {}
         return {"surrogate_key": self._home.surrogate_key().secret.hex()}
+
+    def _exposure_key(self, plan: RunPlan) -> dict[str, str]:
+        """The key for the child, where the plan needs it."""
+        if not plan.exposure.tracers:
+            return {}
+        # A site that missed every round, and is asked to measure, has none yet.
+        return {"exposure_key": self._home.exposure_key(make=True).hex()}
 
     def _keep_results(
         self, plan: RunPlan, instruction: wire.Instruction, local: Mapping[str, Any]
@@ -954,12 +992,15 @@ def _checked_over_masking(plan: RunPlan, rows: Sequence[Sequence[object]]) -> li
     return [figure.as_list() for figure in figures]
 
 
-def make_worker(home: SiteHome, program: str = "client.child") -> Worker:
+def make_worker(
+    home: SiteHome, program: str = "client.child", *, reads_records: bool = True
+) -> Worker:
     """The child process of a site: `client.child`, without keys and network.
 
     Args:
       home: The site's folder.
       program: The module that runs in it.
+      reads_records: False stands nobody beside it who reads a database for it.
     """
     config = home.config()
     threads = str(config.compute.threads)
@@ -976,7 +1017,7 @@ def make_worker(home: SiteHome, program: str = "client.child") -> Worker:
         memory_limit_mb=config.compute.memory_limit_mb,
         demand=("keys_hidden", "network_forbidden") if config.compute.require_sandbox else (),
         writable=[],
-        feed=_make_feed(home, package_root),
+        feed=_make_feed(home, package_root) if reads_records else None,
     )
 
 

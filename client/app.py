@@ -5,10 +5,10 @@ the adapter that came, trains in private, and answers with the update. The agent
 child process without keys and network; Flower's simulation calls it as it is. Once an update has
 left, the agent may also ask how good the adapter was that the round began with.
 
-Node config: `site_config` (site.toml), `plan` (canonical text), `holdout_key` (hex), and
-`surrogate_key` (hex) where the plan masks by surrogates. In a simulation the run config holds them
-instead, `site_config` as a comma-separated list of which `partition-id` picks one; no agent guards
-it, so it is for studies on public data only.
+Node config: `site_config` (site.toml), `plan` (canonical text), `holdout_key` (hex),
+`surrogate_key` (hex) where the plan masks by surrogates, and `exposure_key` (hex) where it adds
+tracers. In a simulation the run config holds them instead, `site_config` as a comma-separated list
+of which `partition-id` picks one; no agent guards it, so it is for studies on public data only.
 """
 
 import json
@@ -29,6 +29,8 @@ from client.config import SiteConfig, load_config
 from client.evaluate import evaluate_all, evaluate_round
 from client.home import file_digest
 from client.progress import report
+from client.traced import tokenized
+from client.tracers import Tracer, make_tracers
 from client.train import train_round
 from model.adapter import AdapterState, load_adapter
 from model.tensors import packed_digest
@@ -49,7 +51,7 @@ def train(message: Message, context: Context) -> Message:
     load_adapter(node.model, AdapterState.unpack(node.plan.tensors, instruction.adapter))
     server_round = instruction.server_round
     share = node.plan.share(node.config.site.name)
-    result = train_round(node.model, node.data.train, node.plan, share, server_round=server_round)
+    result = train_round(node.model, node.units, node.plan, share, server_round=server_round)
     report("trained", loss=result.loss_local, steps=result.num_steps, seconds=result.seconds)
     _keep(context, masking=node.masking(), **node.canaries())
     metrics = {"num_steps": result.num_steps} if "num_steps" in instruction.metrics else {}
@@ -107,13 +109,36 @@ def measure(message: Message, context: Context) -> Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """What stays in memory between rounds."""
+    """What stays in memory between rounds.
+
+    Attributes:
+      config: The site's settings.
+      plan: The plan.
+      model: The base with the plan's adapter in it.
+      tokenizer: The base's.
+      data: The site's units, masked.
+      tracers: Made-up units that the plan adds to those that are trained on; kept apart, so that
+        nothing that is measured of a site's units counts them. None where their key was not given.
+    """
 
     config: SiteConfig
     plan: RunPlan
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     data: dataset.SiteDataset
+    tracers: tuple[dataset.TokenizedUnit, ...] = ()
+
+    @property
+    def units(self) -> tuple[dataset.TokenizedUnit, ...]:
+        """All that is trained on: the site's own units and the plan's tracers.
+
+        Raises:
+          ConfigError: The tracers' key was not given; an adapter trained without them would look
+            as if it remembered nothing.
+        """
+        if len(self.tracers) != self.plan.exposure.tracers:
+            raise ConfigError("expected a key for the plan's tracers, got none")
+        return (*self.data.train, *self.tracers)
 
     def masking(self) -> dict[str, object]:
         """What masking did, for the site's own files."""
@@ -141,6 +166,7 @@ class Node:
         plan: RunPlan,
         holdout_key: bytes,
         surrogate_key: SurrogateKey | None = None,
+        exposure_key: bytes | None = None,
     ) -> Self:
         """Load the base by digest, put the adapter in, test it, and read the records.
 
@@ -153,6 +179,11 @@ class Node:
         report("loading")
         adapted, tokenizer = load_adapted(plan, config.base.folder, config.compute)
         self_test(adapted, rank=plan.share(config.site.name).lora_rank)
+        # Who measures and does not train has no use for them.
+        tracers: tuple[Tracer, ...] = ()
+        if exposure_key is not None:
+            tracers = make_tracers(exposure_key, plan, config.site.name, num_secrets=1)
+        traced = tokenized(tracers, tokenizer, plan)
         report("masking", records=0)
 
         def progress(num_records: int) -> None:
@@ -168,7 +199,17 @@ class Node:
             progress=progress,
         )
         report("masked", records=data.masking.num_records)
-        return cls(config=config, plan=plan, model=adapted, tokenizer=tokenizer, data=data)
+        return cls(
+            config=config,
+            plan=plan,
+            model=adapted,
+            tokenizer=tokenizer,
+            data=data,
+            tracers=tuple(
+                dataset.TokenizedUnit(unit_id=f"tracer {number}", examples=(tracer.trained,))
+                for number, tracer in enumerate(traced, 1)
+            ),
+        )
 
 
 _loaded: dict[tuple[str, str], Node] = {}
@@ -201,8 +242,13 @@ def node_of(settings: Mapping[str, Any]) -> Node:
         _loaded.clear()
         holdout_key = bytes.fromhex(str(settings["holdout_key"]))
         secret = bytes.fromhex(str(settings.get("surrogate_key", "")))
+        exposure_key = bytes.fromhex(str(settings.get("exposure_key", "")))
         _loaded[key] = Node.load(
-            Path(site_config), plan, holdout_key, SurrogateKey(secret) if secret else None
+            Path(site_config),
+            plan,
+            holdout_key,
+            SurrogateKey(secret) if secret else None,
+            exposure_key or None,
         )
     return _loaded[key]
 

@@ -41,7 +41,8 @@ def check_site(folder: Path) -> list[Finding]:
         return [Finding(name="settings", ok=False, found=str(error), advice=error.hint)]
     findings = [Finding(name="settings", ok=True, found=f"{home.config_path} can be read")]
     keys = (home.tls_key_path, home.signing_key_path, home.holdout_key_path)
-    findings += [check_key(path) for path in (*keys, *home.surrogate_key_paths())]
+    made = [home.exposure_key_path] if home.exposure_key_path.exists() else []
+    findings += [check_key(path) for path in (*keys, *home.surrogate_key_paths(), *made)]
     findings += check_evidence(home)
     findings += [check_data(config), check_device(config.compute.device)]
     base = config.base.folder or Path(str(files("model"))) / "nano"

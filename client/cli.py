@@ -171,12 +171,22 @@ def _parser() -> console.Parser:
     )
     test = add(
         "test-privacy",
-        "Attack a run's adapter with this site's own records; exact figures stay here. With "
-        "--release noised counts go into the log and spend budget; stop the agent before.",
-        "test-privacy\ncloister-site test-privacy triage --release --epsilon 1",
+        "Attack a run's adapter with this site's own records, and look for the secrets of tracers "
+        "that the plan added; exact figures stay here. With --release noised counts go into the "
+        "log and spend budget, and the ranks of the secrets, which cost nothing; stop the agent "
+        "before.",
+        "test-privacy\ncloister-site test-privacy triage --release --epsilon 1\n"
+        "cloister-site test-privacy triage --release --exposure-only",
     )
     test.add_argument("run", nargs="?", default="", help="its name or its plan's digest")
-    test.add_argument("--release", action="store_true", help="also put noised counts in the log")
+    test.add_argument(
+        "--release", action="store_true", help="also put noised counts and ranks in the log"
+    )
+    test.add_argument(
+        "--exposure-only",
+        action="store_true",
+        help="rank the tracers' secrets and nothing else: reads no record, spends no budget",
+    )
     test.add_argument(
         "--epsilon",
         type=float,

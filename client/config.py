@@ -27,6 +27,7 @@ from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES
 from privacy.masking.ner import parse_ner
 from privacy.pki.identity import Algorithm, parse_algorithm
+from privacy.plan import MAX_TRACERS
 
 __all__ = ["DataSection"]
 
@@ -158,6 +159,13 @@ class PolicySection(Section):
         default=2, ge=1, description="Least min_sites: the fewest updates that may be summed"
     )
     max_update_bytes: int = Field(default=64_000_000, ge=1, description="Largest max_update_bytes")
+    max_tracers: int = Field(
+        default=MAX_TRACERS,
+        ge=0,
+        le=MAX_TRACERS,
+        description="Most tracers that a plan may add to this site's units, to measure exposure; "
+        "they take room and cost no privacy. 0: none",
+    )
     allowed_bases: Annotated[
         tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)
     ] = Field(

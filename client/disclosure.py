@@ -59,7 +59,7 @@ class AdapterTest:
     """
 
     def __init__(self, home: SiteHome, run: str = "", worker: Worker | None = None) -> None:
-        self._home = home
+        self.home = home
         self._config_digest = file_digest(home.config_path)
         self._worker = worker or make_worker(home, "client.leakage")
         self.site = home.config().site.name
@@ -67,7 +67,7 @@ class AdapterTest:
         self.ledger: Ledger = home.ledger()
         try:
             self.plan, self.adapter = _find(self.journal, run)
-            self._packed = _read(home, self.plan, self.adapter)
+            self.packed = _read(home, self.plan, self.adapter)
         except BaseException:
             self.journal.close()
             raise
@@ -79,6 +79,12 @@ class AdapterTest:
         self._worker.stop()
         self.journal.close()
 
+    @property
+    def limit_s(self) -> float:
+        """How long attacks may take: as long as an evaluation, because each unit goes alone."""
+        compute = self.home.config().compute
+        return compute.round_limit_s * (self.plan.rounds.num_rounds + 2)
+
     # -- at home ---------------------------------------------------------------------------------
 
     def examine(self, say: Say) -> dict[str, Any]:
@@ -87,20 +93,17 @@ class AdapterTest:
         Raises:
           TrainingError: The closed room cannot be had, or what runs in it failed.
         """
-        config = self._home.config()
         header: dict[str, object] = {
-            "site_config": str(self._home.config_path),
+            "site_config": str(self.home.config_path),
             "site_config_digest": self._config_digest,
             "plan": self.plan.canonical().decode(),
-            "holdout_key": self._home.holdout_key().hex(),
+            "holdout_key": self.home.holdout_key().hex(),
         }
         if self.plan.masking.mode == "surrogate":
-            header["surrogate_key"] = self._home.surrogate_key().secret.hex()
+            header["surrogate_key"] = self.home.surrogate_key().secret.hex()
         encoded = json.dumps(header).encode()
-        request = _HEADER.pack(len(encoded)) + encoded + self._packed.astype("<f4").tobytes()
-        # The base is measured too, and each unit alone: as long as an evaluation may take.
-        limit_s = config.compute.round_limit_s * (self.plan.rounds.num_rounds + 2)
-        answer = self._worker.call(request, timeout_s=limit_s, on_progress=say)
+        request = _HEADER.pack(len(encoded)) + encoded + self.packed.astype("<f4").tobytes()
+        answer = self._worker.call(request, timeout_s=self.limit_s, on_progress=say)
         try:
             found: dict[str, Any] = dict(json.loads(answer))
             counts = {name: tuple(cells) for name, cells in dict(found["counts"]).items()}
@@ -116,8 +119,8 @@ class AdapterTest:
 
     def _write(self, found: Mapping[str, Any]) -> None:
         shown = {key: value for key, value in found.items() if key != "counts"}
-        self._home.write_json(
-            self._home.privacy_test_path,
+        self.home.write_json(
+            self.home.privacy_test_path,
             {
                 "site": self.site,
                 "run": self.plan.run,

@@ -8,6 +8,7 @@ keys/                private keys, mode 0700; the training process never sees th
   holdout.key        32 random bytes: which units are held out
   surrogate-1.key    32 random bytes: which made-up values stand for real ones; the highest number
                      is used, the others are kept to make text of earlier times again
+  exposure.key       32 random bytes, once a plan with tracers is trained: which secrets they have
   witness.key        cosigns the coordinator's checkpoints, nothing else
 witness/             memory of the checkpoint seen last; what was refused, with both checkpoints
 request.json         enrolment request for the coordinator; holds public keys only
@@ -17,6 +18,7 @@ openings.jsonl       who decided on plans and why: what opens the commitments in
 ledger/              privacy budget, one file a population
 results.json         quality measured on this site's held-out units; stays here
 privacy_test.json    what attacks make of an adapter and this site's units, exactly; stays here
+exposure.json        how well an adapter remembers this site's tracers; stays here
 adapters/            the last adapter of each run, by digest; `peft` loads it
 status.json          what the agent does right now
 ```
@@ -38,10 +40,11 @@ import grpc
 
 from client.config import SiteConfig, load_config
 from client.journal import Journal
+from client.tracers import KEY_BYTES as TRACER_KEY_BYTES
 from privacy import transit
 from privacy.audit.opening import OPENINGS, Openings
 from privacy.dp.ledger import Ledger
-from privacy.durable import sync_folder
+from privacy.durable import replace_private, sync_folder
 from privacy.errors import ConfigError
 from privacy.masking.surrogates import KEY_BYTES, SurrogateKey
 from privacy.pki.authority import generate_tls_key, load_tls_key, save_tls_key
@@ -61,6 +64,7 @@ class SiteHome:
         self.tls_key_path = self.keys_folder / "tls.key"
         self.signing_key_path = self.keys_folder / "signing.key"
         self.holdout_key_path = self.keys_folder / "holdout.key"
+        self.exposure_key_path = self.keys_folder / "exposure.key"
         self.witness_key_path = self.keys_folder / "witness.key"
         self.witness_folder = self.folder / "witness"
         self.request_path = self.folder / "request.json"
@@ -70,6 +74,7 @@ class SiteHome:
         self.ledger_folder = self.folder / "ledger"
         self.results_path = self.folder / "results.json"
         self.privacy_test_path = self.folder / "privacy_test.json"
+        self.exposure_path = self.folder / "exposure.json"
         self.adapters_folder = self.folder / "adapters"
         self.status_path = self.folder / "status.json"
         self.lock_path = self.folder / "agent.lock"
@@ -172,6 +177,32 @@ class SiteHome:
             ) from None
         if len(key) != 32:
             raise ConfigError(f"expected 32 bytes in {self.holdout_key_path}, got {len(key)}")
+        return key
+
+    def exposure_key(self, *, make: bool = False) -> bytes:
+        """The key that the secrets of this site's tracers follow from.
+
+        Args:
+          make: Make one where there is none: only before anything was trained with it.
+
+        Raises:
+          ConfigError: Missing, or of another length.
+        """
+        path = self.exposure_key_path
+        if make and not path.exists():
+            # A crash before the name is there leaves no key, never a part of one. After a power
+            # cut it may be gone; then another is made, and no entry speaks of the first.
+            replace_private(path, secrets.token_bytes(TRACER_KEY_BYTES))
+            sync_folder(self.keys_folder)
+        try:
+            key = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read {path}: {error.strerror}",
+                hint="restore it from a copy; another one has other secrets, which nobody trained",
+            ) from None
+        if len(key) != TRACER_KEY_BYTES:
+            raise ConfigError(f"expected {TRACER_KEY_BYTES} bytes in {path}, got {len(key)}")
         return key
 
     def kit(self) -> EnrolmentKit:

@@ -97,9 +97,9 @@ class Sent:
 
     Attributes:
       plan_digest: The plan under which it was asked for.
-      kind: `train`, `evaluate`, or `test` for the figures of a test.
-      server_round: The round, or the test's number.
-      update_digest: Digest of the update, or of the figures.
+      kind: `train`, `evaluate`, `test` for the figures of a test, `exposure` for ranks of tracers.
+      server_round: The round, or the test's number; 1 for ranks.
+      update_digest: Digest of the update, of the figures, or of the ranks.
       num_bytes: Size of the serialized reply.
       made_at: When it passed the door.
       sent_at: When the coordinator had all of it; None before.
@@ -397,6 +397,15 @@ class Journal:
                     "SELECT line, log_index FROM entry ORDER BY sequence"
                 )
             ]
+
+    def about(self, event: Event, plan_digest: str) -> list[Entry]:
+        """Every entry of this event about this plan, in the order in which they were made."""
+        with self._guarded():
+            rows = self._connection.execute(
+                "SELECT line FROM entry WHERE plan_digest = ? AND event = ? ORDER BY sequence",
+                (plan_digest, str(event)),
+            ).fetchall()
+        return [parse_entry(bytes(row[0])) for row in rows]
 
     def find(self, event: Event, plan_digest: str, server_round: int) -> Entry | None:
         """The entry of this event about this round of this plan, None before it was made.

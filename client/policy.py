@@ -92,6 +92,11 @@ def check_plan(plan: RunPlan, config: SiteConfig, federation: str) -> None:
             f"expected at most {policy.max_update_bytes} bytes an update, "
             f"got {plan.exits.max_update_bytes}",
         )
+    if plan.exposure.tracers > policy.max_tracers:
+        raise PlanRuleError(
+            "max-tracers",
+            f"expected at most {policy.max_tracers} tracers, got {plan.exposure.tracers}",
+        )
     if not {plan.base.name, plan.base.digest} & set(policy.allowed_bases):
         raise PlanRuleError(
             "allowed-bases",
@@ -161,11 +166,21 @@ def describe(plan: RunPlan) -> str:
         f"mechanism    clip {mechanism.clip_norm:g}, noise multiplier"
         f" {mechanism.noise_multiplier:g}, sample rate {mechanism.sample_rate:g},"
         f" {mechanism.steps_per_round} steps a round",
+        f"tracers      {_tracers(plan)}",
         f"leaves here  one update a round, norm <= {plan.exits.max_update_norm:g},"
         f" <= {plan.exits.max_update_bytes:,} bytes; metrics:"
         f" {', '.join(plan.exits.metrics) or 'none'}",
     ]
     return "\n".join(lines)
+
+
+def _tracers(plan: RunPlan) -> str:
+    if not plan.exposure.tracers:
+        return "none: exposure cannot be measured"
+    return (
+        f"{plan.exposure.tracers} made-up units with secrets beside yours, to measure behind the"
+        " run what the adapter remembers"
+    )
 
 
 def _languages(plan: RunPlan) -> str:

@@ -1,24 +1,41 @@
-"""`cloister-site test-privacy`: what attacks make of an adapter, for the person at the site."""
+"""`cloister-site test-privacy`: what attacks make of an adapter, for the person at the site.
+
+Two tests stand beside each other. Membership inference reads records: exact figures stay, and what
+leaves is noised and paid. Exposure ranks the secrets of tracers and reads none: the ranks may
+leave as they are, also where no budget is left (`--exposure-only`).
+"""
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 from client.agent import Link
 from client.disclosure import AdapterTest
+from client.exposed import ExposureTest
 from client.home import SiteHome
 from privacy import console
 from privacy.console import UsageError
-from privacy.dp import calibrate, membership
+from privacy.dp import calibrate, exposure, membership
 from privacy.dp.membership import Attack, Estimate, Rate
 from privacy.errors import ConfigError
 
 _MEANING = (
     "0.5 is guessing. Near 0.5 these two attacks fail here; a stronger one may not. What bounds"
     " every attack is the plan's epsilon."
+)
+
+
+# Below this a person is told in words.
+_ALARM = 0.01
+_NO_TRACERS = (
+    "no tracers, made-up units with secrets, were added in this run: exposure was not measured"
+)
+_EXPOSURE_MEANING = (
+    "About 1.4 bits on average are chance, 10 are a secret known by heart. What bounds the average"
+    " of all runs is epsilon; tracers say nothing of a text that stands in many records."
 )
 
 
@@ -32,20 +49,63 @@ def run(args: argparse.Namespace, confirmed: Callable[[str], bool]) -> int:
             # A round that is reserved meanwhile would have to stand among what was before.
             stack.enter_context(home.agent_lock())
         test = stack.enter_context(AdapterTest(home, args.run))
+        traced = stack.enter_context(ExposureTest(test))
         console.say(f"run {test.plan.run}, adapter {test.adapter}")
-        if not args.release:
-            _show_exact(args, test.examine(_tell), home)
-            return console.OK
-        number, event = test.prepare(args.epsilon)
-        cost = test.cost(number, event)
-        _announce(test, number, event, cost)
-        if not args.yes and not confirmed("release noised counts; is this cost"):
-            raise ConfigError("nothing released", hint="answer yes, or run it with --yes")
-        link = Link(home.channel())
-        stack.callback(link.close)
-        counts = test.release(number, event, link, _tell)
-        _show_released(args, counts, event, cost)
+        if args.exposure_only and not traced.num_tracers:
+            raise ConfigError(_NO_TRACERS, hint="a plan adds some with [exposure] tracers")
+        if args.release:
+            shown = _release(args, test, traced, confirmed, stack)
+        else:
+            shown = _measure(args, test, traced)
+        if args.json:
+            console.result_json(shown)
     return console.OK
+
+
+def _measure(
+    args: argparse.Namespace, test: AdapterTest, traced: ExposureTest
+) -> dict[str, object]:
+    """Exact figures, which stay; returns them for a program."""
+    shown: dict[str, object] = {}
+    if not args.exposure_only:
+        found = test.examine(_tell)
+        shown |= {key: value for key, value in found.items() if key != "counts"}
+        if not args.json:
+            _show_exact(found, test.home)
+    ranks = traced.measure(_tell) if traced.num_tracers else []
+    return shown | _show_exposure(args, test, ranks)
+
+
+def _release(
+    args: argparse.Namespace,
+    test: AdapterTest,
+    traced: ExposureTest,
+    confirmed: Callable[[str], bool],
+    stack: ExitStack,
+) -> dict[str, object]:
+    """What may leave, after a yes; returns it for a program."""
+    planned = None
+    if not args.exposure_only:
+        number, event = test.prepare(args.epsilon)
+        planned = number, event, test.cost(number, event)
+        _announce(test, *planned)
+    if traced.num_tracers:
+        console.say(
+            f"exposure    the ranks of {traced.num_tracers} tracers' secrets, which cost nothing"
+        )
+    what = "release noised counts; is this cost" if planned else "release ranks; is the run above"
+    if not args.yes and not confirmed(what):
+        raise ConfigError("nothing released", hint="answer yes, or run it with --yes")
+    link = Link(test.home.channel())
+    stack.callback(link.close)
+    # First, because it costs nothing and may be said again: a failure here has spent nothing, and
+    # who tries again after a failure behind it pays once.
+    shown = _show_exposure(args, test, traced.release(link, _tell) if traced.num_tracers else [])
+    if planned is not None:
+        number, event, cost = planned
+        counts = test.release(number, event, link, _tell)
+        shown = _show_released(args, counts, event, cost) | shown
+    return shown
 
 
 def _announce(
@@ -70,10 +130,7 @@ def _announce(
     console.say(f"shows       {shows}, with {declared} units declared")
 
 
-def _show_exact(args: argparse.Namespace, found: Mapping[str, Any], home: SiteHome) -> None:
-    if args.json:
-        console.result_json({key: value for key, value in found.items() if key != "counts"})
-        return
+def _show_exact(found: Mapping[str, Any], home: SiteHome) -> None:
     console.result(
         f"{found['num_members']:,} members, {found['num_others']:,} others, exact figures: they "
         f"stay here ({home.privacy_test_path.name})"
@@ -86,22 +143,43 @@ def _show_released(
     counts: membership.Counts,
     event: calibrate.Event,
     cost: tuple[float, float, float],
-) -> None:
+) -> dict[str, object]:
     noise = event.noise_multiplier
     attacks = {name: membership.estimate(name, counts, noise) for name in membership.EDGES}
-    if args.json:
-        console.result_json(
-            {
-                "noise_multiplier": noise,
-                "epsilon": cost[0],
-                "epsilon_total": cost[2],
-                "attacks": {name: asdict(attack) for name, attack in attacks.items()},
-                "counts": {name: list(cells) for name, cells in counts.items()},
-            }
+    if not args.json:
+        console.result(f"released, with noise {noise:g} on each count; all that left:")
+        _show_attacks(attacks)
+    return {
+        "noise_multiplier": noise,
+        "epsilon": cost[0],
+        "epsilon_total": cost[2],
+        "attacks": {name: asdict(attack) for name, attack in attacks.items()},
+        "counts": {name: list(cells) for name, cells in counts.items()},
+    }
+
+
+def _show_exposure(
+    args: argparse.Namespace, test: AdapterTest, ranks: Sequence[int]
+) -> dict[str, object]:
+    if not ranks:
+        console.say(_NO_TRACERS)
+        return {"exposure": None}
+    found, mechanism = exposure.summarise(ranks), test.plan.mechanism
+    allowed = exposure.allowed_mean(mechanism.target_epsilon, mechanism.delta)
+    if not args.json:
+        left = "released, as they are" if args.release else f"here, {test.home.exposure_path.name}"
+        console.result(
+            f"exposure of {found.num_tracers} tracers' secrets among "
+            f"{exposure.NUM_CANDIDATES:,} each ({left})"
         )
-        return
-    console.result(f"released, with noise {noise:g} on each count; all that left:")
-    _show_attacks(attacks)
+        known = "  it knows them" if found.p_value < _ALARM else ""
+        console.result(
+            f"{'':10}  mean {found.mean:.2f} bits, largest {found.largest:.2f} of "
+            f"{exposure.bits(1):g}, p-value {found.p_value:.2g} of knowing none{known}"
+        )
+        console.result(f"{'':10}  epsilon allows {allowed:.2f} bits on the average of all runs")
+        console.say(_EXPOSURE_MEANING)
+    return {"exposure": {**asdict(found), "ranks": list(ranks), "allowed_mean": allowed}}
 
 
 def _show_attacks(attacks: Mapping[str, Attack]) -> None:

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "site_config": ",".join(sites),
         # The split is the same in every simulation; a site's own key decides in earnest.
         "holdout_key": "00" * 32,
+        "exposure_key": "00" * 32,
     }
     run_simulation(
         _server(settings),

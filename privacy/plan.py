@@ -30,6 +30,15 @@ from privacy.pki.identity import check_name as check_name
 
 MAX_PLAN_BYTES = 1_000_000
 METRIC_KEYS = ("num_steps",)
+# Of tracers at a site. Each takes a pass over a thousand candidates to rank, and the standard
+# deviation of a mean exposure is 1.44 bits over the root of their number: 0.18 with 64.
+MAX_TRACERS = 64
+# Of a site's declared units. Tracers go into the same steps as records and teach nothing, so at
+# most one part in twenty of what moves an adapter is theirs.
+MAX_TRACER_SHARE = 0.05
+# An answer has half of `max_tokens`; a secret has 8 digits, a space and an end, and some
+# tokenizers take a token and more for each: one that is cut could not be told from others.
+MIN_TRACER_TOKENS = 32
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -139,6 +148,23 @@ class ExitConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExposureConfig:
+    """Made-up units with secrets, to measure behind the run what the adapter remembers of them.
+
+    Attributes:
+      tracers: How many each site adds to its training units, behind masking; 0: none, and
+        exposure cannot be measured.
+    """
+
+    tracers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse more than are worth their room."""
+        if not 0 <= self.tracers <= MAX_TRACERS:
+            raise ValueError(f"expected 0 <= tracers <= {MAX_TRACERS}, got {self.tracers}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SiteShare:
     """A site that takes part.
 
@@ -186,6 +212,7 @@ class RunPlan:
       server_optimizer: What the coordinator does with the mean of their updates.
       rounds: Number, quorum, deadline.
       exits: What may leave a site.
+      exposure: Made-up units among the sites' own.
       sites: Who takes part, sorted by name.
     """
 
@@ -204,6 +231,7 @@ class RunPlan:
     server_optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
     rounds: RoundsConfig
     exits: ExitConfig
+    exposure: ExposureConfig = field(default_factory=ExposureConfig)
     sites: tuple[SiteShare, ...]
 
     def __post_init__(self) -> None:
@@ -231,6 +259,24 @@ class RunPlan:
         if any(size < 1 for tensor in self.tensors for size in tensor.shape):
             raise ValueError("expected tensors of positive sizes")
         self._check_factors()
+        self._check_exposure()
+
+    def _check_exposure(self) -> None:
+        """Check that tracers take little room, and that their secrets fit."""
+        tracers = self.exposure.tracers
+        if not tracers:
+            return
+        for site in self.sites:
+            if tracers > MAX_TRACER_SHARE * site.num_units:
+                raise ValueError(
+                    f"expected at most {100 * MAX_TRACER_SHARE:g} % of the {site.num_units} units "
+                    f"of {site.name} as tracers, got {tracers}"
+                )
+        if self.text.max_tokens < MIN_TRACER_TOKENS:
+            raise ValueError(
+                f"expected max_tokens >= {MIN_TRACER_TOKENS} with tracers, "
+                f"got {self.text.max_tokens}"
+            )
 
     def _check_factors(self) -> None:
         """Check what turns, new factors and ranks of sites build on; `B` alone needs nothing."""

@@ -462,6 +462,8 @@ def _run(args: argparse.Namespace) -> int:
         f"epsilon {mechanism.target_epsilon:g} at delta {mechanism.delta:g}, noise multiplier "
         f"{mechanism.noise_multiplier:g}, {plan.rounds.num_rounds} rounds"
     )
+    if plan.exposure.tracers:
+        console.say(f"{plan.exposure.tracers} tracers at each site, to measure exposure")
     if args.detach:
         _show({"plan": plan.digest, "run": plan.run}, args.json, plan.digest)
         return console.OK

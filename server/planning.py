@@ -20,6 +20,7 @@ from privacy.errors import ConfigError
 from privacy.masking.config import ENTITY_TYPES, MaskingConfig
 from privacy.plan import (
     ExitConfig,
+    ExposureConfig,
     OptimizerConfig,
     RoundsConfig,
     RunPlan,
@@ -133,6 +134,10 @@ class _Exits(_Section):
     metrics: list[str] = []
 
 
+class _Exposure(_Section):
+    tracers: int = 0
+
+
 class PlanFile(_Section):
     """What a person writes; every section but `privacy` and `rounds` has defaults."""
 
@@ -147,6 +152,7 @@ class PlanFile(_Section):
     server_optimizer: _ServerOptimizer = _ServerOptimizer()
     rounds: _Rounds
     exits: _Exits = _Exits()
+    exposure: _Exposure = _Exposure()
 
     @model_validator(mode="before")
     @classmethod
@@ -245,6 +251,7 @@ def make_plan(path: Path, config: FederationConfig, roster: Roster) -> tuple[Run
                 or 4 * num_trained + _REPLY_OVERHEAD_BYTES,
                 metrics=tuple(written.exits.metrics),
             ),
+            exposure=ExposureConfig(**written.exposure.model_dump()),
             sites=shares,
         )
     except ValueError as error:

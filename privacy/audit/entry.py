@@ -8,9 +8,9 @@ any verifier of software attestations can read it. Its rules:
 - Each party counts its own entries from 0 without gaps (`sequence`), so a missing one shows.
 - What the entry is about is named by digest (`subjects`): the plan, an update, an adapter.
 - Each event has a closed set of typed fields (`FORMS`). Nothing else is written: no free text, and
-  no figure that depends on records but such as were noised under the site's budget, so an entry
-  can stay for ever while records are erased. What must be provable later without being public
-  stands as a salted digest (`commit`).
+  no figure that depends on records but such as were noised under the site's budget, or follow from
+  what was so released, so an entry can stay for ever while records are erased. What must be
+  provable later without being public stands as a salted digest (`commit`).
 - What may name a person or be a person's words (`PERSONAL`: who decided and why, the address of a
   refused caller) stands as a commitment that its party can open, until it forgets how
   (`privacy.audit.opening`).
@@ -34,7 +34,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer._signature import Signature
 
 from privacy.audit.keys import Role
-from privacy.dp import membership
+from privacy.dp import exposure, membership
 from privacy.errors import VerificationError
 from privacy.masking.figures import is_over_masking, is_recall
 from privacy.pki.identity import Algorithm, SigningKey, verify
@@ -75,6 +75,7 @@ class Event(StrEnum):
     PLAN_REFUSED = "plan-refused"
     DATA_MASKED = "data-masked"
     SELF_TEST_PASSED = "self-test-passed"
+    TRACERS_ADDED = "tracers-added"
     BUDGET_RESERVED = "budget-reserved"
     BUDGET_COMMITTED = "budget-committed"
     BUDGET_REFUSED = "budget-refused"
@@ -85,6 +86,7 @@ class Event(StrEnum):
     TEST_RESERVED = "test-reserved"
     TEST_COMMITTED = "test-committed"
     ADAPTER_TESTED = "adapter-tested"
+    EXPOSURE_MEASURED = "exposure-measured"
 
 
 _EVENTS = {f"{_TYPE_PREFIX}{event.value}{_TYPE_SUFFIX}": event for event in Event}
@@ -186,6 +188,10 @@ def _counts(name: str) -> Kind:
     return Kind(what, lambda value: isinstance(value, list) and membership.is_counts(name, value))
 
 
+RANKS = Kind(
+    f"a list of ranks, whole numbers from 1 to {exposure.NUM_CANDIDATES}",
+    lambda value: isinstance(value, list) and len(value) > 0 and all(map(exposure.is_rank, value)),
+)
 RELEASES = Kind(
     "a list of [noise_multiplier, sample_rate, num_steps]",
     lambda value: isinstance(value, list) and all(_is_release(release) for release in value),
@@ -328,6 +334,8 @@ FORMS: Mapping[Event, Form] = {
         },
     ),
     Event.SELF_TEST_PASSED: _site("plan"),
+    # What they are made of stays secret: their digest pins it before it is trained on.
+    Event.TRACERS_ADDED: _site("plan", "tracers", fields={"num_tracers": ROUND}),
     Event.BUDGET_RESERVED: _site("plan", fields=_SPEND),
     Event.BUDGET_COMMITTED: _site("plan", optional=("update",), fields=_SPEND),
     Event.BUDGET_REFUSED: _site(
@@ -354,6 +362,13 @@ FORMS: Mapping[Event, Form] = {
             "noise_multiplier": NUMBER,
             **{name: _counts(name) for name in membership.FIELDS},
         },
+    ),
+    # The ranks follow from the released adapter and from made-up secrets, from no record.
+    Event.EXPOSURE_MEASURED: _site(
+        "adapter",
+        "plan",
+        "tracers",
+        fields={"run_id": RUN_ID, "num_candidates": ROUND, "ranks": RANKS},
     ),
 }
 

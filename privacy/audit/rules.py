@@ -4,7 +4,8 @@ A plan is the one whose digest is named; a site approved it before it spent budg
 round is within the plan; epsilon is recomputed from noise multiplier, sample rate and steps and
 never believed; budget is committed before an update leaves; an update is accepted only as sent; an
 adapter is released only from accepted updates; noised figures about a released adapter leave only
-behind the commit of their budget, as they were committed.
+behind the commit of their budget, as they were committed; tracers are pinned before an update that
+they are in, and the ranks of their secrets are as many as the plan has, once.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from privacy.audit.entry import FORMS, Entry, Event
 from privacy.audit.keys import KeyRing, Role
 from privacy.audit.note import NoteKey
 from privacy.audit.policy import WITNESS_TYPES
-from privacy.dp import calibrate, membership
+from privacy.dp import calibrate, exposure, membership
 from privacy.dp.config import Unit
 from privacy.errors import ConfigError, VerificationError
 from privacy.masking.canaries import num_clean, num_planted, set_digest
@@ -54,6 +55,7 @@ COUNTED = frozenset(
         Event.TEST_RESERVED,
         Event.TEST_COMMITTED,
         Event.ADAPTER_TESTED,
+        Event.EXPOSURE_MEASURED,
         Event.UPDATE_SENT,
     }
 )
@@ -107,6 +109,8 @@ class Rules:
         self._released: dict[str, dict[int, str]] = {}
         self._tests: dict[str, dict[_Test, Entry]] = {}
         self._committed_tests: dict[str, dict[_Test, Entry]] = {}
+        self._tracers: dict[str, dict[str, str]] = {}
+        self._exposures: dict[str, dict[str, Entry]] = {}
         self._told: dict[str, dict[_Test, Mapping[str, str]]] = {}
         self._digests: set[bytes] = set()
         self._checks: Mapping[Event, Callable[[Entry], None]] = {
@@ -129,6 +133,8 @@ class Rules:
             Event.TEST_RESERVED: self._test_reserved,
             Event.TEST_COMMITTED: self._test_committed,
             Event.ADAPTER_TESTED: self._adapter_tested,
+            Event.TRACERS_ADDED: self._tracers_added,
+            Event.EXPOSURE_MEASURED: self._exposure_measured,
         }
 
     def check(self, entry: Entry, index: int, *, recompute: bool = True) -> None:
@@ -466,6 +472,10 @@ class Rules:
 
     def _test(self, entry: Entry) -> _Test:
         """The test that the entry is about, of an adapter that was released in its run."""
+        return *self._attacked(entry), entry.predicate["test_number"]
+
+    def _attacked(self, entry: Entry) -> tuple[str, str]:
+        """Plan and run of the adapter that the entry is about, which was released."""
         digest, run_id = entry.subjects["plan"], entry.predicate["run_id"]
         self._check_active(entry.party)
         _need(
@@ -480,7 +490,7 @@ class Rules:
             entry.subjects["adapter"] in self._released.get(run_id, {}).values(),
             f"expected a test of an adapter that was released in run {run_id}, got another digest",
         )
-        return digest, run_id, entry.predicate["test_number"]
+        return digest, run_id
 
     def _test_reserved(self, entry: Entry) -> None:
         place, said = self._test(entry), entry.predicate
@@ -545,6 +555,59 @@ class Rules:
             f"expected one set of figures of test {place[2]}, got a second",
         )
 
+    # -- tracers ---------------------------------------------------------------------------------
+
+    def _tracers_added(self, entry: Entry) -> None:
+        site, digest, said = entry.party, entry.subjects["plan"], entry.predicate
+        self._check_active(site)
+        _need(
+            site in self._approved.get(digest, set()),
+            f"expected {site} to approve the plan before it adds tracers under it",
+        )
+        planned = self.plans[digest].exposure.tracers
+        _need(
+            said["num_tracers"] == planned,
+            f"expected the plan's {planned} tracers of {site}, got {said['num_tracers']}",
+        )
+        tracers = entry.subjects["tracers"]
+        _need(
+            self._tracers.setdefault(site, {}).setdefault(digest, tracers) == tracers,
+            f"expected one set of tracers of {site} under a plan, got a second",
+        )
+
+    def _exposure_measured(self, entry: Entry) -> None:
+        site, said = entry.party, entry.predicate
+        digest, run_id = self._attacked(entry)
+        added = self._tracers.get(site, {}).get(digest)
+        _need(
+            added is not None, f"expected {site} to add tracers before it looks for their secrets"
+        )
+        _need(
+            entry.subjects["tracers"] == added,
+            f"expected ranks of the tracers that {site} added, got others",
+        )
+        _need(
+            said["num_candidates"] == exposure.NUM_CANDIDATES,
+            f"expected ranks among {exposure.NUM_CANDIDATES}, got {said['num_candidates']}",
+        )
+        planned = self.plans[digest].exposure.tracers
+        _need(
+            len(said["ranks"]) == planned,
+            f"expected {planned} ranks, one for each of the plan's tracers, got"
+            f" {len(said['ranks'])}",
+        )
+        # An early adapter remembers least.
+        released = self._released[run_id]
+        _need(
+            entry.subjects["adapter"] == released[max(released)],
+            f"expected ranks under the newest adapter of run {run_id}, got an earlier one",
+        )
+        earlier = self._exposures.setdefault(site, {}).setdefault(digest, entry)
+        _need(
+            earlier.predicate == said and earlier.subjects == entry.subjects,
+            f"expected one set of ranks of {site} for a run, got a second",
+        )
+
     def _update_sent(self, entry: Entry) -> None:
         site, place, update = entry.party, self._round(entry), entry.subjects["update"]
         self._check_active(site)
@@ -555,6 +618,10 @@ class Rules:
         _need(
             place[0] in self._masked.get(site, set()),
             f"expected {site} to say how it masked its records before it sends an update",
+        )
+        _need(
+            not self.plans[place[0]].exposure.tracers or place[0] in self._tracers.get(site, {}),
+            f"expected {site} to pin the plan's tracers before it sends an update",
         )
         committed = self._committed.get(site, {}).get(place)
         _need(

@@ -21,6 +21,7 @@ class _Site:
     num_bytes: int = 0
     rounds: set[tuple[str, int, int]] = field(default_factory=set)
     num_tests: int = 0
+    ranked: set[str] = field(default_factory=set)
     epsilon: float = 0.0
     delta: float | None = None
     budget: float = 0.0
@@ -56,6 +57,8 @@ class Summary:
                 self._spend(self._sites[entry.party], entry)
             case Event.ADAPTER_TESTED:
                 self._sites[entry.party].num_tests += 1
+            case Event.EXPOSURE_MEASURED:
+                self._sites[entry.party].ranked.add(said["run_id"])
             case Event.ENTRY_SET_ASIDE:
                 self._aside.append(
                     {
@@ -111,6 +114,7 @@ class Summary:
                 "updates": site.num_updates,
                 "bytes": site.num_bytes,
                 "privacy_tests": site.num_tests,
+                "exposures": len(site.ranked),
                 "epsilon": site.epsilon,
                 "delta": site.delta,
                 "budget": site.budget,

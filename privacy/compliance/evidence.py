@@ -90,6 +90,23 @@ class AdapterTest:
 
 
 @dataclass(kw_only=True, slots=True)
+class Ranked:
+    """What a site said of its tracers in one run.
+
+    Attributes:
+      site: Where.
+      run_id: Of which run.
+      ranks: Of the tracers' secrets under the released adapter.
+      entries: Where it stands.
+    """
+
+    site: str
+    run_id: str
+    ranks: tuple[int, ...]
+    entries: list[int]
+
+
+@dataclass(kw_only=True, slots=True)
 class SiteEvidence:
     """Everything in the log about one site.
 
@@ -115,6 +132,8 @@ class SiteEvidence:
       bytes_sent: Their sizes together.
       accepted: Entries that accepted its updates.
       tests_of: Run and number -> test of an adapter.
+      tracers_in: Plan -> entry that pinned its tracers here, before they were trained on.
+      ranked: Run -> the ranks of its tracers' secrets.
     """
 
     name: str
@@ -138,6 +157,8 @@ class SiteEvidence:
     bytes_sent: int = 0
     accepted: list[int] = field(default_factory=list)
     tests_of: dict[tuple[str, int], AdapterTest] = field(default_factory=dict)
+    tracers_in: dict[str, int] = field(default_factory=dict)
+    ranked: dict[str, Ranked] = field(default_factory=dict)
 
     @property
     def tests(self) -> list[AdapterTest]:
@@ -336,6 +357,14 @@ def _add_to_site(site: SiteEvidence, entry: Entry, index: int) -> None:
             )
         case Event.TEST_RESERVED | Event.TEST_COMMITTED | Event.ADAPTER_TESTED:
             _add_test(site, entry, index)
+        case Event.TRACERS_ADDED:
+            site.tracers_in.setdefault(plan, index)
+        case Event.EXPOSURE_MEASURED:
+            run_id, ranks = said["run_id"], tuple(said["ranks"])
+            known = site.ranked.setdefault(
+                run_id, Ranked(site=site.name, run_id=run_id, ranks=ranks, entries=[])
+            )
+            known.entries.append(index)
         case Event.UPDATE_SENT:
             site.sent.append(index)
             site.bytes_sent += said["update_bytes"]

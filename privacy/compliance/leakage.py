@@ -1,24 +1,35 @@
-"""The part of the page on tests of adapters: what attacks made of one, from noised counts."""
+"""The part of the page on tests of adapters.
+
+What attacks made of one, from noised counts, and how well it remembers the secrets of tracers.
+"""
 
 from privacy.compliance.chart import interval_bar
-from privacy.compliance.evidence import AdapterTest, Evidence
+from privacy.compliance.evidence import AdapterTest, Evidence, RunEvidence, SiteEvidence
 from privacy.compliance.markup import NOTHING, Html, join, tag
 from privacy.compliance.page import Page, note, section, table
-from privacy.dp import membership
+from privacy.dp import exposure, membership
 from privacy.dp.membership import Attack, Estimate, Rate
 
 _ATTACKS = {"loss": "loss", "reference": "loss beside the base's"}
 
 
 def leakage(evidence: Evidence, page: Page) -> Html:
-    """Membership inference against released adapters, where a site tested one."""
+    """Membership inference and exposure, where a site tested an adapter or a plan has tracers."""
     tests = [test for site in evidence.sites.values() for test in site.tests]
-    if not tests:
+    has_tracers = any(run.plan.exposure.tracers for run in evidence.runs.values())
+    if not tests and not has_tracers:
         return NOTHING
+    return section(
+        page.say("Privacy tests of adapters"),
+        _membership(tests, page) if tests else NOTHING,
+        _exposure(evidence, page),
+    )
+
+
+def _membership(tests: list[AdapterTest], page: Page) -> Html:
     say = page.say
     rows = [row for test in tests if test.counts for row in _rows(test, page)]
-    return section(
-        say("Privacy tests of adapters"),
+    return join(
         tag(
             "p",
             say(
@@ -59,6 +70,83 @@ def leakage(evidence: Evidence, page: Page) -> Html:
             warn=True,
         ),
     )
+
+
+def _exposure(evidence: Evidence, page: Page) -> Html:
+    """How well released adapters remember secrets that were made up to be looked for."""
+    say = page.say
+    rows = [
+        _exposure_row(site, run, page)
+        for run in evidence.runs.values()
+        if run.released
+        for site in evidence.sites.values()
+        if site.name in {share.name for share in run.plan.sites}
+    ]
+    return join(
+        tag("h3", say("Exposure of made-up secrets")),
+        tag(
+            "p",
+            say(
+                "A plan may add tracers to what each institution trains on: made-up units with"
+                " random secrets, behind masking, clipped and noised like every other. Behind the"
+                " run each secret is ranked, by its loss under the released adapter, among {n} of"
+                " its kind. Exposure is log2 {n} minus log2 of the rank: {most} bits for a secret"
+                " known by heart, {chance} on average by chance alone. The p-value bounds the"
+                " chance of such a mean where nothing is remembered. The figures follow from the"
+                " adapter and from made-up secrets alone, and cost no budget.",
+                n=f"{exposure.NUM_CANDIDATES:,}",
+                most=f"{exposure.bits(1):g}",
+                chance=f"{exposure.CHANCE_BITS:.1f}",
+            ),
+        ),
+        table(
+            [
+                say("Run"),
+                say("Institution"),
+                say(">Tracers"),
+                say(">Mean, in bits"),
+                say(">Largest"),
+                say(">p-value"),
+                say(">Allowed on average"),
+                say("Entries"),
+            ],
+            rows,
+        ),
+        note(
+            say(
+                "What it shows: whether this adapter finds short random texts that stood in one"
+                " unit of the training likelier than others of their kind. What it cannot show:"
+                " that a stronger attack fails, or how well a text is remembered that stands in"
+                " many records, which no guarantee about one unit covers. 'Allowed on average' is"
+                " what epsilon and delta of the plan bound, over the chance of all runs, where"
+                " losses do not tie: a single run may lie above. An institution pins its secrets"
+                " in the log before it trains, but whether the ranks are those that were measured,"
+                " the log cannot show, and a person may have seen them before deciding to release."
+            ),
+            warn=True,
+        ),
+    )
+
+
+def _exposure_row(site: SiteEvidence, run: RunEvidence, page: Page) -> list[object]:
+    planned = run.plan.exposure.tracers
+    named: list[object] = [run.plan.run, site.name, f"{planned}"]
+    ranked = site.ranked.get(run.run_id)
+    if ranked is None:
+        if not planned:
+            return [*named, page.say("not measured: the plan has no tracers"), *[""] * 4]
+        refs = page.refs([site.tracers_in.get(run.digest)])
+        return [*named, page.say("not measured"), "", "", "", refs]
+    found, mechanism = exposure.summarise(ranked.ranks), run.plan.mechanism
+    allowed = exposure.allowed_mean(mechanism.target_epsilon, mechanism.delta)
+    return [
+        *named,
+        f"{found.mean:.2f}",
+        f"{found.largest:.2f}",
+        f"{found.p_value:.2g}",
+        f"{allowed:.2f}",
+        page.refs([site.tracers_in.get(run.digest), *ranked.entries]),
+    ]
 
 
 def _rows(test: AdapterTest, page: Page) -> list[list[object]]:

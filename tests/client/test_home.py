@@ -49,6 +49,24 @@ def test_a_lost_holdout_key_is_never_replaced(home: SiteHome) -> None:
     assert "units held out before" in missing.value.hint
 
 
+def test_a_key_of_tracers_is_made_once_and_only_when_they_are_trained(home: SiteHome) -> None:
+    home.make_keys()
+    with pytest.raises(ConfigError) as missing:
+        home.exposure_key()
+    assert "which nobody trained" in missing.value.hint
+    key = home.exposure_key(make=True)
+    assert len(key) == 32
+    assert home.exposure_key(make=True) == home.exposure_key() == key
+    assert stat.S_IMODE(home.exposure_key_path.stat().st_mode) == 0o600
+    other = SiteHome(home.folder.with_name("other"))
+    other.make_keys()
+    assert other.exposure_key(make=True) != key
+    # A part of one is never used, nor replaced.
+    home.exposure_key_path.write_bytes(key[:5])
+    with pytest.raises(ConfigError, match="expected 32 bytes"):
+        home.exposure_key(make=True)
+
+
 def test_the_newest_surrogate_key_is_used_and_the_earlier_ones_stay(home: SiteHome) -> None:
     home.make_keys()
     first = home.surrogate_key()

@@ -17,7 +17,7 @@ from model.config import AdapterConfig, BaseRef
 from privacy.dp.config import Unit
 from privacy.dp.ledger import Ledger
 from privacy.masking.config import MaskingConfig
-from privacy.plan import RunPlan
+from privacy.plan import ExposureConfig, RunPlan
 from tests.federation.world import quiet_plan
 
 PLAN = quiet_plan("policy")
@@ -58,6 +58,8 @@ def test_a_plan_within_the_rules_may_be_approved() -> None:
         ("max-rounds", replace(PLAN, rounds=replace(PLAN.rounds, num_rounds=201)), {}),
         ("min-sites", replace(PLAN, rounds=replace(PLAN.rounds, min_sites=1)), {}),
         ("max-update-bytes", PLAN, {"max_update_bytes": 49_999}),
+        ("max-tracers", replace(PLAN, exposure=ExposureConfig(tracers=5)), {"max_tracers": 4}),
+        ("max-tracers", replace(PLAN, exposure=ExposureConfig(tracers=1)), {"max_tracers": 0}),
         (
             "allowed-bases",
             replace(PLAN, base=BaseRef(name="other", digest="sha256:" + "1" * 64)),
@@ -75,6 +77,14 @@ def test_a_rule_refuses(rule: str, plan: RunPlan, policy: dict[str, object]) -> 
     with pytest.raises(PlanRuleError) as refused:
         check_plan(plan, config(**policy), "regio")
     assert refused.value.rule == rule
+
+
+def test_tracers_are_allowed_unless_a_site_says_otherwise() -> None:
+    plan = replace(PLAN, exposure=ExposureConfig(tracers=5))
+    check_plan(plan, config(), "regio")
+    check_plan(plan, config(max_tracers=5), "regio")
+    assert "tracers      5 made-up units with secrets beside yours" in describe(plan)
+    assert "tracers      none: exposure cannot be measured" in describe(PLAN)
 
 
 def test_a_base_may_be_allowed_by_its_digest() -> None:

@@ -41,6 +41,8 @@ from tests.e2e.consortium import (
 from tests.e2e.demos import Stops, stop_two_demos
 
 SITE_BUDGET = 40.0
+# All that a plan may add at sites of 40 units.
+NUM_TRACERS = 2
 _SYSTEM_TMP = Path("/tmp")  # noqa: S108  looked at, never written to
 
 
@@ -227,7 +229,8 @@ def story(
         made.start()
         run = made.spawn(
             "cloister-coordinator", "run",
-            made.write_plan("story", languages=list(planting.LANGUAGES)), "--home", made.home,
+            made.write_plan("story", languages=list(planting.LANGUAGES), tracers=NUM_TRACERS),
+            "--home", made.home,
             log=root / "run.log",
         )  # fmt: skip
         ending.callback(run.end)

@@ -65,6 +65,9 @@ deadline_s = {deadline_s}
 
 [exits]
 metrics = ["num_steps"]
+
+[exposure]
+tracers = {tracers}
 """
 
 
@@ -392,7 +395,7 @@ class Consortium:
         chosen = {
             "epsilon": 8.0, "noise": NOISE, "num_rounds": 2, "min_sites": 2,
             "deadline_s": 120.0 * PATIENCE,
-            "languages": ["en"], "unit": "record",
+            "languages": ["en"], "unit": "record", "tracers": 0,
         } | values  # fmt: skip
         path = self.root / f"{run}.toml"
         chosen["languages"] = json.dumps(chosen["languages"])

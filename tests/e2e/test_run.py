@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from safetensors.numpy import load_file
 
 from model.base import load_base, nano_folder
 from privacy.audit.entry import Event, parse_entry
+from privacy.dp import exposure
 from tests.e2e import probe
-from tests.e2e.conftest import SITE_BUDGET, Enrolled, Story
-from tests.e2e.consortium import FEDERATION, NUM_UNITS, SITES
+from tests.e2e.conftest import NUM_TRACERS, SITE_BUDGET, Enrolled, Story
+from tests.e2e.consortium import FEDERATION, NUM_UNITS, SITES, Answer
 
 
 def test_every_command_on_the_way_succeeds(enrolled: Enrolled, story: Story) -> None:
@@ -96,7 +98,7 @@ def test_the_log_verifies_and_holds_every_step_of_every_site(story: Story) -> No
         for event, times in (
             (Event.PLAN_APPROVED, 1), (Event.DATA_MASKED, 1), (Event.SELF_TEST_PASSED, 1),
             (Event.BUDGET_RESERVED, 2), (Event.BUDGET_COMMITTED, 2), (Event.UPDATE_SENT, 2),
-            (Event.EVALUATED, 1),
+            (Event.EVALUATED, 1), (Event.TRACERS_ADDED, 1),
         ):  # fmt: skip
             assert events.count(event) == times, (name, event)
     refusals = {Event.DOOR_REFUSED, Event.UPDATE_REJECTED, Event.ROUND_FAILED}
@@ -230,3 +232,73 @@ def test_a_log_with_one_changed_letter_does_not_verify(story: Story, tmp_path: P
     answer = story.consortium.type_audit("verify", log)
     assert answer.status == 1
     assert "entry 7" in answer.talk
+
+
+@pytest.fixture(scope="module")
+def tested(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Answer]]:
+    """What the commands answer when a site tests the adapter, and an auditor looks at it."""
+    made = story.consortium
+    assert made.coordinator is not None
+    # Other tests may have stopped everything.
+    runs = made.coordinator.status is None
+    if not runs:
+        made.start_coordinator()
+    elif made.agents["clinic"].status is None:
+        assert made.type_site("clinic", "stop").status == 0
+        made.agents["clinic"].wait()
+    test = ("test-privacy", "story", "--release", "--yes")
+    answers = {
+        "exposure": made.call_site("clinic", *test, "--exposure-only"),
+        "both": made.call_site("clinic", *test, "--epsilon", "1"),
+    }
+    root = tmp_path_factory.mktemp("tested")
+    log = shutil.copytree(made.log, root / "log")
+    answers["verify"] = made.type_audit("verify", log)
+    answers["report"] = made.type_audit("report", log, "--out", root / "report.html")
+    answers["page"] = Answer(
+        status=0, result=(root / "report.html").read_text(encoding="utf-8"), talk=""
+    )
+    yield answers
+    if runs:
+        made.start_site("clinic").await_told(lambda told: told.get("state") == "connected")
+    else:
+        made.type_coordinator("stop")
+        made.coordinator.wait()
+
+
+def test_a_site_releases_both_tests_of_the_adapter_by_the_command(
+    story: Story, tested: dict[str, Answer]
+) -> None:
+    assert {name: answer.talk for name, answer in tested.items() if answer.status != 0} == {}
+    ranks = tested["exposure"].result["exposure"]["ranks"]
+    assert len(ranks) == NUM_TRACERS
+    assert all(1 <= rank <= exposure.NUM_CANDIDATES for rank in ranks)
+    # A second release tells the same.
+    assert tested["both"].result["exposure"]["ranks"] == ranks
+    assert tested["both"].result["epsilon"] <= 1
+    made = story.consortium
+    plan = story.answers["run"].result["plan"]
+    (measured,) = made.entries(Event.EXPOSURE_MEASURED, plan)
+    assert (measured.party, measured.predicate["ranks"]) == ("clinic", ranks)
+    (added,) = [e for e in made.entries(Event.TRACERS_ADDED, plan) if e.party == "clinic"]
+    assert measured.subjects["tracers"] == added.subjects["tracers"]
+    assert added.sequence < measured.sequence
+    (told,) = made.entries(Event.ADAPTER_TESTED, plan)
+    assert tested["both"].result["counts"]["loss_members"] == told.predicate["loss_members"]
+    # One noised test was paid, exposure was not.
+    budget = made.type_site("clinic", "budget").result
+    assert [r["kind"] for r in budget["rounds"] if r["plan"] == plan] == ["round", "round", "test"]
+
+
+def test_the_auditor_finds_both_tests_in_the_log_and_on_the_page(
+    tested: dict[str, Answer],
+) -> None:
+    site = tested["verify"].result["sites"]["clinic"]
+    assert (site["exposures"], site["privacy_tests"]) == (1, 1)
+    assert tested["verify"].result["sites"]["bank"]["exposures"] == 0
+    page = tested["page"].result
+    found = exposure.summarise(tested["exposure"].result["exposure"]["ranks"])
+    assert "Exposure of made-up secrets" in page
+    assert f">{found.mean:.2f}<" in page
+    # The bank had tracers and did not look for them.
+    assert ">not measured<" in page

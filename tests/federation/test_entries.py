@@ -265,7 +265,7 @@ def fitting(event: Event) -> dict[str, Any]:
         "sha256:" + "0" * 64, "7", "a" * 64, "x", 1, 0.5, {}, [], ["a"],
         [["EMAIL", "en", 2, 1, 1]], [["en", 2, 0]], [[1.0, 0.1, 1]],
         "plan-approved", "cloister/a+00000000+" + "A" * 44,
-        *([0] * membership.num_cells(field) for field in membership.FIELDS),
+        *([0] * membership.num_cells(field) for field in membership.FIELDS), [1],
     )  # fmt: skip
     return {
         name: next(sample for sample in samples if kind.fits(sample))

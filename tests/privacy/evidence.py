@@ -20,6 +20,7 @@ from privacy.masking.config import ENTITY_TYPES, MaskingConfig
 from privacy.pki.identity import Algorithm, SigningKey
 from privacy.plan import (
     ExitConfig,
+    ExposureConfig,
     OptimizerConfig,
     RoundsConfig,
     RunPlan,
@@ -64,6 +65,7 @@ def make_plan(
     noise_multiplier: float = 1.1,
     run: str = "triage",
     target_epsilon: float = 8.0,
+    tracers: int = 0,
 ) -> RunPlan:
     """A plan for a run with one tensor."""
     return RunPlan(
@@ -90,6 +92,7 @@ def make_plan(
         optimizer=OptimizerConfig(),
         rounds=RoundsConfig(num_rounds=num_rounds, min_sites=min_sites),
         exits=ExitConfig(max_update_norm=10.0, max_update_bytes=1_000_000),
+        exposure=ExposureConfig(tracers=tracers),
         sites=tuple(SiteShare(name=site, num_units=400) for site in sorted(sites)),
     )
 
@@ -171,6 +174,35 @@ class Federation:
                 commitment=commit({"num_records": 400}, bytes(32)),
             )
             self.say(site, Event.SELF_TEST_PASSED, {"plan": self.plan.digest})
+            if self.plan.exposure.tracers:
+                self.add_tracers(site)
+
+    def add_tracers(self, site: str, tracers: str = "", **changes: object) -> int:
+        """A site pins its tracers."""
+        named = tracers or digest(f"tracers of {site}")
+        return self.say(
+            site,
+            Event.TRACERS_ADDED,
+            {"plan": self.plan.digest, "tracers": named},
+            **{"num_tracers": self.plan.exposure.tracers, **changes},
+        )
+
+    def measure_exposure(
+        self,
+        site: str,
+        server_round: int,
+        ranks: list[int],
+        subjects: Mapping[str, str] | None = None,
+        **changes: object,
+    ) -> int:
+        """A site releases ranks of its tracers."""
+        named = {**self.tested(server_round), "tracers": digest(f"tracers of {site}")}
+        return self.say(
+            site,
+            Event.EXPOSURE_MEASURED,
+            named | dict(subjects or {}),
+            **{"run_id": self.run_id, "num_candidates": 1024, "ranks": ranks, **changes},
+        )
 
     def enrol(self, site: str, number: int = 0) -> int:
         """The coordinator enrols a site."""

@@ -7,7 +7,7 @@ import pytest
 
 from model.config import AdapterConfig, ServerOptimizerConfig, TensorSpec
 from privacy.errors import ConfigError
-from privacy.plan import RunPlan, SiteShare
+from privacy.plan import ExposureConfig, RunPlan, SiteShare, TextConfig
 from tests.federation.world import SPECS, quiet_plan
 
 PLAN = quiet_plan("plan")
@@ -36,6 +36,7 @@ def trained(spec: TensorSpec, *, is_trained: bool) -> TensorSpec:
         {"adapter": BOTH, "tensors": tuple(trained(spec, is_trained=True) for spec in SPECS)},
         {"sites": shares(None, 1, None)},
         {"sites": shares(None, 1, None), "server_optimizer": ADAM},
+        {"exposure": ExposureConfig(tracers=5)},
     ],
 )
 def test_a_plan_of_every_mode_comes_back_from_its_canonical_form(changes: dict[str, Any]) -> None:
@@ -51,6 +52,7 @@ def test_mode_and_ranks_are_part_of_the_digest() -> None:
         dataclasses.replace(PLAN, adapter=SVD),
         dataclasses.replace(PLAN, sites=shares(1, None, None)),
         dataclasses.replace(PLAN, sites=shares(None, 1, None)),
+        dataclasses.replace(PLAN, exposure=ExposureConfig(tracers=1)),
     ]
     assert len({plan.digest for plan in plans}) == len(plans)
 
@@ -89,3 +91,27 @@ def test_a_rank_below_one_is_refused() -> None:
 def test_a_site_that_takes_no_part_trains_nothing() -> None:
     with pytest.raises(ConfigError, match="one of the plan's sites"):
         PLAN.update_mask("d", 1)
+
+
+@pytest.mark.parametrize("tracers", [-1, 65])
+def test_fewer_tracers_than_none_and_more_than_are_worth_it_are_refused(tracers: int) -> None:
+    with pytest.raises(ValueError, match=f"expected 0 <= tracers <= 64, got {tracers}"):
+        ExposureConfig(tracers=tracers)
+
+
+def test_tracers_are_at_most_one_in_twenty_of_each_sites_units() -> None:
+    five, six = ExposureConfig(tracers=5), ExposureConfig(tracers=6)
+    assert dataclasses.replace(PLAN, exposure=five).exposure.tracers == 5
+    with pytest.raises(ValueError, match="at most 5 % of the 100 units of a as tracers, got 6"):
+        dataclasses.replace(PLAN, exposure=six)
+    # The smallest site decides.
+    sites = (*PLAN.sites[:2], dataclasses.replace(PLAN.sites[2], num_units=99))
+    with pytest.raises(ValueError, match="at most 5 % of the 99 units of c as tracers, got 5"):
+        dataclasses.replace(PLAN, exposure=five, sites=sites)
+
+
+def test_a_secret_needs_room_in_a_sequence() -> None:
+    short = TextConfig(max_tokens=31)
+    assert dataclasses.replace(PLAN, text=short).exposure.tracers == 0
+    with pytest.raises(ValueError, match="expected max_tokens >= 32 with tracers, got 31"):
+        dataclasses.replace(PLAN, text=short, exposure=ExposureConfig(tracers=1))

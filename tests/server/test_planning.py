@@ -128,6 +128,15 @@ def test_a_mode_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         read_plan_file(write(tmp_path, adapter='train = "A"'))
 
 
+def test_a_plan_adds_no_tracers_unless_it_says_so(tmp_path: Path) -> None:
+    assert make(tmp_path, "").exposure.tracers == 0
+    assert make(tmp_path, "[exposure]\ntracers = 5").exposure.tracers == 5
+    with pytest.raises(ConfigError, match="at most 5 % of the 100 units of a as tracers, got 6"):
+        make(tmp_path, "[exposure]\ntracers = 6")
+    with pytest.raises(ConfigError, match=r"exposure\.tracers: Input should be a valid integer"):
+        make(tmp_path, '[exposure]\ntracers = "5"')
+
+
 def test_a_site_may_have_a_lower_rank(tmp_path: Path) -> None:
     plan = make(tmp_path, "lora_rank = 4\nsite_ranks = { a = 2, b = 4 }")
     # The adapter's own rank is written as none.

@@ -71,6 +71,9 @@ SAMPLES: dict[str, object] = {
     "test_number": 1,
     "num_releases": 2,
     "epsilon_test": 0.5,
+    "num_tracers": 3,
+    "num_candidates": 1024,
+    "ranks": [1, 512, 1024],
     **{name: [3, -1] + [0] * (num_cells(name) - 2) for name in membership.FIELDS},
 }
 
