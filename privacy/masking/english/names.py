@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from privacy.masking.english.areas import CAPITAL, MARKS, areas, in_hashtags
+from privacy.masking.english.beside import around_persons, around_places, crowned
 from privacy.masking.english.cues import (
     BEFORE_NAME,
     BEFORE_PLACE,
@@ -71,19 +72,21 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     if "#" in text:
         persons += in_hashtags(text, lists)
     small_persons, small_places = _small(text, lists)
-    return (
-        tuple(_joined(text, persons + small_persons, _NAME_GAP)),
-        tuple(_joined(text, places + small_places, _PLACE_GAP)),
-    )
+    persons = list(_joined(text, persons + small_persons, _NAME_GAP))
+    places = list(_joined(text, places + small_places, _PLACE_GAP))
+    persons += around_persons(text, persons, lists)
+    persons += crowned(text, places)
+    places += around_places(text, places)
+    return tuple(_joined(text, persons, _NAME_GAP)), tuple(_joined(text, places, _PLACE_GAP))
 
 
 def _capitalised(text: str, lists: Words) -> Iterator[_Word]:
     """The words that are not simply safe, with what kind of word each is."""
-    safe, either, surnames = lists.safe, lists.either, lists.surnames
+    stays, either, surnames = lists.stays, lists.either, lists.surnames
     for match in _WORD.finditer(text):
         word = match[0]
         key = word.lower()
-        if key in safe and key not in either and key not in surnames and key not in _SPECIAL:
+        if key in stays and key not in either and key not in surnames and key not in _SPECIAL:
             continue
         start, end = match.span()
         if start and (text[start - 1].isalpha() or text[start - 1] in "@#_"):
@@ -112,13 +115,13 @@ def _kind(word: str, key: str, lists: Words) -> str:
         return "either"
     if key in lists.surnames:
         return "surname"
-    if key in lists.safe or not key.strip("x"):
+    if key in lists.stays or not key.strip("x"):
         # `XXXX` is what was masked before.
         return ""
     parts = [part for part in re.split(r"[-'\u2019_]", key) if part]
     if len(parts) > 1 and " " + " ".join(parts[1:]) in lists.areas.get(parts[0], ()):
         return "place"
-    if len(parts) > 1 and all(part in lists.safe or len(part) < 3 for part in parts):
+    if len(parts) > 1 and all(part in lists.stays or len(part) < 3 for part in parts):
         return "" if parts[0] not in ("o", "d") else "unknown"
     if any(part in lists.first for part in parts):
         return "first"

@@ -17,13 +17,15 @@ class Words:
     """Words in small letters.
 
     Attributes:
-      safe: Stay when capitalised; includes `either` and `surnames`.
+      safe: Ordinary words; includes `either` and `surnames`.
+      stays: Those of them that stay when capitalised: written small by somebody, or allowed.
       either: Words that are first names too: `will`, `grace`.
       surnames: Words that are last names too: `day`, `banks`; names only beside a name.
       first: First names and nothing else.
       last: Last names and nothing else.
       ordinary: What may stand with a small letter: safe words, and `lady` and `states`.
       after_first: With a small letter after a first name, a last name: `sharon smith`.
+      common: What text writes small again and again: at the start of a sentence no name.
       places: Cities, regions and countries, word by word, and nothing else.
       small: What is masked with a small letter too.
       eponyms: First names that stay before a word of medicine: `Kelly clamp`.
@@ -33,6 +35,8 @@ class Words:
     """
 
     safe: frozenset[str]
+    stays: frozenset[str]
+    common: frozenset[str]
     either: frozenset[str]
     surnames: frozenset[str]
     first: frozenset[str]
@@ -58,6 +62,8 @@ def words() -> Words:
     places = read_list("places") - safe
     return Words(
         safe=safe,
+        stays=safe & (read_list("seen") | read_list("brands") | allowed),
+        common=read_list("common"),
         either=either,
         surnames=read_list("surnames") - unsafe,
         first=first,
@@ -67,7 +73,7 @@ def words() -> Words:
         places=places,
         small=frozenset(
             word
-            for word in (first | last | places) - read_list("capital")
+            for word in (first | last | places) - (read_list("capital") - read_list("slips"))
             if len(word) > 3 or (len(word) > 2 and word in first)
         ),
         eponyms=read_list("eponyms"),
