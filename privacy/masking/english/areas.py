@@ -22,8 +22,9 @@ def in_hashtags(text: str, lists: Words) -> Iterator[Place]:
     """`#JaneDoe`, `#nairobi`: a word without spaces in which a name is written."""
     for match in _HASHTAG.finditer(text):
         for part in _HASHTAG_WORD.findall(match[1]):
-            stays = lists.ordinary if part.islower() else lists.safe
-            if len(part) > 3 and (part.lower() in lists.small or part.lower() not in stays):
+            stays = lists.ordinary if part.islower() else lists.stays
+            least = 2 if len(match[1]) > len(part) else 3
+            if len(part) > least and (part.lower() in lists.small or part.lower() not in stays):
                 yield match.span(1)
                 break
 

@@ -74,7 +74,13 @@ _CREDENTIALS = re.compile(
 _BEFORE_CREDENTIALS = re.compile(
     r"(?<![\w])([A-Z][\w'\u2019\-]+ (?:[A-Z]\.? )?[A-Z][\w'\u2019\-]+),? {1,2}$"
 )
-_HANDLE = re.compile(r"@([A-Za-z_]\w{2,})")
+_HANDLE = re.compile(r"@((?:[0-9]{1,4}(?=[A-Za-z_]{3}))?[A-Za-z_]\w{2,})")
+# `@` is read as at: `5 mg @bedtime`, `40@8am`.
+_NO_HANDLES = frozenset({
+    "all", "bedtime", "clinic", "dinner", "discharge", "each", "every", "four", "home", "hospital",
+    "lunch", "mph", "bpm", "night", "noon", "once", "one", "rest", "same", "that", "the", "this",
+    "time", "work",
+})  # fmt: skip
 
 
 def cued_names(text: str) -> Iterator[Place]:
@@ -101,11 +107,10 @@ def cued_names(text: str) -> Iterator[Place]:
             if before:
                 yield before.span(1)
     if "@" in text:
-        safe = words().safe
         for match in _HANDLE.finditer(text):
             if (
                 not text[match.start() - 1 : match.start()].isalnum()
-                and match[1].lower() not in safe
+                and match[1].lower().lstrip("0123456789") not in _NO_HANDLES
             ):
                 yield match.span(1)
 

@@ -128,7 +128,9 @@ def _is_seen(word: str, small: Counter[str]) -> bool:
         return True
     stems = {_SUFFIXES.sub("", word), _PREFIXES.sub("", word)}
     stems |= {_SUFFIXES.sub("", stem) for stem in stems}
-    stems |= {stem + "e" for stem in stems} | {stem[:-1] + "y" for stem in stems if stem[-1:] == "i"}
+    stems |= {stem + "e" for stem in stems} | {
+        stem[:-1] + "y" for stem in stems if stem[-1:] == "i"
+    }
     return any(len(stem) > 3 and small[stem] >= _SEEN for stem in stems)
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from privacy.masking.english.areas import CAPITAL, MARKS, areas, in_hashtags
-from privacy.masking.english.beside import around_persons, around_places, crowned
+from privacy.masking.english.beside import around_persons, around_places, crowned, told
 from privacy.masking.english.cues import (
     BEFORE_NAME,
     BEFORE_PLACE,
@@ -25,7 +25,7 @@ from privacy.masking.english.cues import (
     cued_names,
 )
 from privacy.masking.english.pairs import paired_names
-from privacy.masking.english.words import Words, plain_word, words
+from privacy.masking.english.words import Words, plain_word, read_list, words
 from privacy.masking.patterns import Place, last_word
 
 _WORD = re.compile(rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*")
@@ -69,14 +69,15 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     places += areas(text, lists)
     persons += cued_names(text)
     persons += paired_names(text)
+    persons += told(text, lists)
     if "#" in text:
         persons += in_hashtags(text, lists)
     small_persons, small_places = _small(text, lists)
     persons = list(_joined(text, persons + small_persons, _NAME_GAP))
     places = list(_joined(text, places + small_places, _PLACE_GAP))
-    persons += around_persons(text, persons, lists)
+    persons += tuple(around_persons(text, persons, lists))
     persons += crowned(text, places)
-    places += around_places(text, places)
+    places += tuple(around_places(text, places))
     return tuple(_joined(text, persons, _NAME_GAP)), tuple(_joined(text, places, _PLACE_GAP))
 
 
@@ -242,12 +243,23 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
             after = _LAST_NAME.match(text, word.end)
             if after and after[1].lower() not in _NO_LAST_NAMES:
                 yield after.span(1)
+            small = None if after else _SMALL_AFTER.match(text, word.end)
+            if small and _is_small_last(small[1]):
+                yield small.span(1)
         suffix = _SUFFIX.match(text, word.end)
         if suffix:
             yield suffix.span(1)
         before = _INITIAL_BEFORE.search(text, max(0, word.start - 30), word.start)
         if before:
             yield before.span(1)
+
+
+def _is_small_last(word: str) -> bool:
+    """Whether a word behind a first name is nothing that a note may say of its bearer."""
+    lists = words()
+    if word in lists.common or word.endswith(("s", "ed", "ing", "ly")):
+        return False
+    return word not in lists.stays or word in lists.after_first
 
 
 _LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{CAPITAL}][a-z][\w{MARKS}'\u2019\-]*)(?![\w])")
@@ -324,7 +336,8 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
     """
     persons: list[Place] = []
     places: list[Place] = []
-    strange = set(_SMALL_WORD.findall(text)) - lists.ordinary
+    seen = set(_SMALL_WORD.findall(text))
+    strange = (seen - lists.ordinary) | (seen & lists.slips)
     if not strange:
         return persons, places
     # In a prompt without capitals a word that nobody knows is denied too.
@@ -353,8 +366,21 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
                 known = True
         if known and word in lists.first:
             after = _SMALL_AFTER.match(text, end)
-            if after and after[1] in lists.after_first:
+            if after and (
+                after[1] in lists.after_first or (prompt and after[1] not in lists.common)
+            ):
                 persons.append(after.span(1))
+        if known and prompt:
+            # `rea cote`: what is a first name too, before a name.
+            before = _SMALL_BEFORE.search(text, max(0, start - 20), start)
+            if before and (
+                before[1] in _GIVEN
+                or (
+                    before[1] in lists.before_last
+                    and _BEFORE_SMALL.search(text, max(0, before.start(1) - 9), before.start(1))
+                )
+            ):
+                persons.append(before.span(1))
         last_start, last_end, last_known = start, end, known
     return persons, places
 
@@ -362,6 +388,13 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
 _PROMPT = 300
 # A point ends a sentence, an apostrophe a name: `krylova's`.
 _WORD_ENDS = re.compile(r"['\u2019]s(?![\w])|['\u2019.](?![\w'\u2019\-])")
+_GIVEN = read_list("given") - {"may", "will"}
+_BEFORE_SMALL = re.compile(
+    r"(?:^|[^a-z])(?:to|for|from|with|owe|named|called|wife|husband|and|by|of|hi|hello|hey|dear|is|"
+    r"it['\u2019]?s|i['\u2019]?m|i am) $",
+    re.IGNORECASE,
+)
+_SMALL_BEFORE = re.compile(r"(?<![\w'\u2019@#])([a-z]{3,16}) $")
 _SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 # Beside these a stretch of small letters is part of something longer.
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}

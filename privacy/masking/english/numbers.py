@@ -130,7 +130,9 @@ def _labelled(text: str, start: int, digits: int) -> Place | None:
 
 
 _LABEL = re.compile(r"([^\W\d_][\w.\u00ba\u00b0]{1,14}) ?: {0,2}$")
-_SAYS_NUMBER = re.compile(r"N[\u00ba\u00b0]|N(?:um|o|r)\.")
+_SAYS_NUMBER = re.compile(
+    r"N[\u00ba\u00b0]|N(?:um|o|r)\.|(?:NHC|NASS|CIPA|DNI|NIE|NIF|SIP|CIP|HC)$"
+)
 _GROUPS = re.compile(r"[0-9]+(?:[ /\-][0-9]+)*" + _AMOUNT, ANY)
 
 

@@ -19,6 +19,9 @@ _NO_FAMILY = read_list("no_names") | {
     "list", "loan", "made", "more", "must", "put", "said", "sales", "soon", "such", "the",
     "too", "unknown", "were",
 }  # fmt: skip
+_ALLOWED = read_list("allowed") | read_list("brands")
+# Too ordinary at the start of a sentence for a word that is in no list of last names.
+_NO_GIVEN = frozenset({"art", "cash", "chance", "mark", "may", "will"})
 # A look-ahead: in `Patient Mark Brown` the first word must not take the second one with it.
 _PAIR = re.compile(
     r"(?<![\w'\u2019@#-])([A-Z][A-Za-z]+)(?= {1,2}(?:[A-Z]\.? )?([A-Z][A-Za-z]+)(?![\w@]))"
@@ -47,7 +50,8 @@ def paired_names(text: str) -> Iterator[Place]:
             # `names.py` knows these with small letters after the capital.
             continue
         cued = _CUE.search(text, max(0, match.start() - 20), match.start())
-        if _is_last(last, lists, cued=bool(cued)) and (
+        rare = first in _GIVEN and first not in _NO_GIVEN and match[2][1:].islower()
+        if _is_last(last, lists, cued=bool(cued), rare=rare) and (
             cued or first in _GIVEN or first in lists.first
         ):
             yield match.start(1), match.end(2)
@@ -62,8 +66,10 @@ def paired_names(text: str) -> Iterator[Place]:
             yield match.span(2)
 
 
-def _is_last(word: str, lists: Words, *, cued: bool) -> bool:
+def _is_last(word: str, lists: Words, *, cued: bool, rare: bool = False) -> bool:
     if word in _FAMILY or word in lists.last or word in lists.first:
+        return True
+    if rare and word not in lists.common and word not in _ALLOWED:
         return True
     return cued and word not in _NO_FAMILY and (word in lists.either or word in lists.surnames)
 
