@@ -12,18 +12,22 @@ from privacy.masking.english.cues import GENERIC, JOINS_NAME, MEDICAL_NOUNS, TIT
 from privacy.masking.english.words import Words, plain_word, read_list
 from privacy.masking.patterns import Place
 
-_CAPITALISED = rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*"
-_BEFORE = re.compile(rf"(?<![\w@#'\u2019/&.\-])({_CAPITALISED})(?:(?<!\w{{5}})\.)? $")
-_AFTER = re.compile(rf" ({_CAPITALISED})(?![\w@])")
+CAPITALISED = rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*"
+_BEFORE = re.compile(rf"(?<![\w@#'\u2019/&.\-])({CAPITALISED})(?:(?<!\w{{5}})\.)? $")
+_AFTER = re.compile(rf" ({CAPITALISED})(?![\w@])")
 _MOST, _REACH = 3, 32
 # What stands before a word with a capital that no sentence begins with.
 _INSIDE = re.compile(r"[a-z0-9,&)\]][\"\u201d]? [\"\u201c(]?$")
 _GOES_ON = re.compile(r"(?:['\u2019]s)?(?:[.,;:!?)]|$|,? [a-z&])")
 _NAMES = read_list("first") | read_list("either")
-_NO_PART = (
+NO_PART = (
     read_list("allowed") | read_list("no_names") | read_list("brands") | TITLES | MEDICAL_NOUNS
     | JOINS_NAME | GENERIC
 ) - _NAMES | {"chase", "danish", "easter", "french", "german", "sunday"}  # fmt: skip
+NOBODY = frozenset(
+    {"doctor", "company", "customer", "bank", "sir", "i'm", "i've", "i'd", "i'll", "it"}
+)
+_FIRST_OR_LAST = read_list("given") | read_list("family")
 _ENDINGS = ("ed", "ing", "ly")
 _PLACE_AFTER = re.compile(
     r" (?:(?:railway|bus|train|petrol|power|police|fire) )?(?:airport|arena|avenue|bay|beach|"
@@ -56,7 +60,7 @@ def around_persons(text: str, persons: Sequence[Place], lists: Words) -> Iterato
         if first < start:
             yield first, start
         after = _AFTER.match(text, end)
-        if after and _joins(after[1], lists) and _GOES_ON.match(text, after.end()):
+        if after and joins(after[1]) and _GOES_ON.match(text, after.end()):
             yield after.span(1)
         particle = _PARTICLE.search(text, max(0, first - 12), first)
         if particle:
@@ -69,7 +73,7 @@ def _chain(text: str, start: int, end: int, lists: Words) -> int:
     chain = [start]
     while len(chain) <= _MOST:
         before = _BEFORE.search(text, max(0, chain[-1] - _REACH), chain[-1])
-        if before is None or not _joins(before[1], lists):
+        if before is None or not joins(before[1]):
             break
         chain.append(before.start(1))
     if _INSIDE.search(text, max(0, chain[-1] - 4), chain[-1]):
@@ -90,69 +94,26 @@ def _other(text: str, start: int, end: int, lists: Words) -> Iterator[Place]:
     ):
         if match:
             key = plain_word(match[1])
-            if _joins(match[1], lists) and key not in _NOBODY and _may_name(key, lists):
+            if joins(match[1]) and key not in NOBODY and may_name(key, lists):
                 yield match.span(1)
 
 
-_AND_BEFORE = re.compile(rf"(?<![\w@#'\u2019/&.\-])({_CAPITALISED})(?: and| &) $")
-_AND_AFTER = re.compile(rf"(?: and| &) ({_CAPITALISED})(?![\w@])(?=['\u2019.,;:!?)]| [a-z&]|$)")
+_AND_BEFORE = re.compile(rf"(?<![\w@#'\u2019/&.\-])({CAPITALISED})(?: and| &) $")
+_AND_AFTER = re.compile(rf"(?: and| &) ({CAPITALISED})(?![\w@])(?=['\u2019.,;:!?)]| [a-z&]|$)")
 _PARTICLE = re.compile(
     r"(?<![\w])((?:[Vv]an|[Vv]on|[Dd]e|[Dd]i|[Dd]el|[Dd]ella|[Dd]os|[Dd]u|[Tt]er|[Zz]u|[Bb]in|[Ii]bn)"
     r" (?:de[nr]? |la )?)$"
 )
 
 
-def _joins(word: str, lists: Words) -> bool:
-    return len(word) > 1 and not word.isupper() and plain_word(word) not in _NO_PART
-
-
-def told(text: str, lists: Words) -> Iterator[Place]:
-    """`his daughter Peaches`, `thanks Kev`, `Judge Law`: who is related, greeted or of a rank."""
-    for match in _TOLD.finditer(text):
-        word = match["name"]
-        key = plain_word(word)
-        if word.islower():
-            if key in _GIVEN or key in lists.slips:
-                yield match.span("name")
-        elif _joins(word, lists) and key not in _NOBODY and _may_name(key, lists):
-            yield match.span("name")
-    for match in _RANK.finditer(text):
-        key = plain_word(match["name"] or "")
-        on_stage = match["stage"] and not text[max(0, match.start() - 60) : match.end()].isupper()
-        if on_stage or (key.strip("x") and key not in _NO_PART and _may_name(key, lists)):
-            yield match.span()
-
-
-def _may_name(key: str, lists: Words) -> bool:
+def may_name(key: str, lists: Words) -> bool:
+    """Whether an ordinary word in small letters is so rare, or is a name so often."""
     return key not in lists.common or key in lists.either or key in _FIRST_OR_LAST
 
 
-_FIRST_OR_LAST = read_list("given") | read_list("family")
-# With a small letter these are words: `hey will you`, `thanks hope`.
-_GIVEN = read_list("given") - {
-    "art", "bill", "cash", "chance", "charity", "faith", "grant", "hope", "mark", "may", "will",
-}  # fmt: skip
-_NOBODY = frozenset(
-    {"doctor", "company", "customer", "bank", "sir", "i'm", "i've", "i'd", "i'll", "it"}
-)
-_TOLD = re.compile(
-    r"(?<![\w])(?:(?:daughter|son|wife|husband|brother|sister|mother|father|mom|mum|dad|aunt|auntie|"
-    r"uncle|cousin|niece|nephew|grandson|granddaughter|grandmother|grandfather|friend|mate|boyfriend|"
-    r"girlfriend|fianc[e\u00e9]e?|partner|neighbou?r|roommate|flatmate|colleague|boss|nanny|carer|"
-    r"twin)s?,?(?: is| was| called| named)?|"
-    r"[Hh]i|[Hh]ey|[Hh]ello|[Dd]ear|[Tt]hanks|[Tt]hank you|[Cc]heers|[Bb]irthday|[Gg]oodbye|"
-    r"[Cc]ongrats|[Cc]ongratulations),? "
-    rf"(?P<name>{_CAPITALISED}|[a-z]{{3,16}}(?![\w'\u2019]))"
-)
-_RANK = re.compile(
-    r"(?<![\w])(?:(?:Sgt|Capt|Lt|Col|Maj|Gen|Cpl|Pvt|Rev|Sen|Rep|Gov|Hon|Fr|Br|Mme|Supt|Insp)\.? |"
-    r"(?:Sergeant|Captain|Lieutenant|Colonel|Admiral|Judge|Justice|Pastor|Reverend|Officer|"
-    r"Detective|Inspector|Constable|Nurse|Coach|Uncle|Aunt|Auntie|Senator|Congressman|Congresswoman|"
-    r"Governor|President|Chancellor|Chaplain|Sir|Dame|Lord|Lady|Madame|Monsieur|Se\u00f1ora?|Frau|"
-    r"Herr|Sister|Brother|Saint|Pope|King|Queen|Prince|Princess|(?<![0-9] )PM|MP|Lil) )+"
-    rf"(?:de |van |von )?(?P<name>{_CAPITALISED})"
-    rf"|(?<![\w])(?:DJ|VJ|MC) (?P<stage>{_CAPITALISED})"
-)
+def joins(word: str) -> bool:
+    """Whether a capitalised word can be a part of a name at all."""
+    return len(word) > 1 and not word.isupper() and plain_word(word) not in NO_PART
 
 
 def around_places(text: str, places: Sequence[Place]) -> Iterator[Place]:

@@ -30,18 +30,38 @@ _MONTH_NAMES = (
     r"(?:january|february|march|april|may|june|july|august|september|october|november|december|"
     r"jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec)(?![a-z])"
 )
-_SPELLED = re.compile(
-    rf"(?<![a-z])(?:(?:{_SPELLED_DAY})(?: day)? of {_MONTH_NAMES}|"
-    rf"(?:(?!may){_MONTH_NAMES})(?: the)? (?:{_SPELLED_DAY})(?![a-z])|"
-    rf"may the (?:{_SPELLED_DAY})(?![a-z]))(?:,? (?:19|20)[0-9]{{2}}(?![0-9]))?"
-)
+_MONTHS_SAID = (
+    "january ", "february ", "march ", "april ", "may the ", "june ", "july ", "august ",
+    "september ", "october ", "november ", "december ", "jan ", "feb ", "apr ", "jun ", "jul ", "aug ", "sep ",
+    "sept ", "oct ", "nov ", "dec ",
+)  # fmt: skip
+_OF_ENDS = frozenset({"st", "nd", "rd", "th", "ay"})
+_SAID_YEAR = r"(?:,? (?:19|20)[0-9]{2}(?![0-9]))?"
+_DAY_SAID = re.compile(rf"(?<![a-z])(?:{_SPELLED_DAY})(?: day)?$")
+_MONTH_SAID = re.compile(rf"{_MONTH_NAMES}{_SAID_YEAR}")
+_NEXT_DAY_SAID = re.compile(rf"(?:the )?(?:{_SPELLED_DAY})(?![a-z]){_SAID_YEAR}")
 
 
 def _spelled(text: str) -> Iterator[Place]:
+    """`the fifth of may`, `january twelfth`."""
     low = lowered(text)
-    if any_in(low, _SPELLED_DAYS):
-        for match in _SPELLED.finditer(low):
-            yield match.span()
+    if not any_in(low, _SPELLED_DAYS):
+        return
+    place = low.find(" of ")
+    while place >= 0:
+        if low[max(0, place - 2) : place] in _OF_ENDS:
+            day = _DAY_SAID.search(low, max(0, place - 24), place)
+            month = _MONTH_SAID.match(low, place + 4)
+            if day and month:
+                yield day.start(), month.end()
+        place = low.find(" of ", place + 1)
+    for said in _MONTHS_SAID:
+        place = low.find(said)
+        while place >= 0:
+            after = _NEXT_DAY_SAID.match(low, place + len(said))
+            if after and not "a" <= low[place - 1 : place] <= "z":
+                yield place, after.end()
+            place = low.find(said, place + 1)
 
 
 RULES: Rules = {

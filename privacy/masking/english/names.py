@@ -6,13 +6,13 @@ are masked, and what follows a cue (`my name is rose`). `words.py` brings the li
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from privacy.masking.english.areas import CAPITAL, MARKS, areas, in_hashtags
-from privacy.masking.english.beside import around_persons, around_places, crowned, told
+from privacy.masking.english.areas import CAPITAL, MARKS, Capitalised, areas, in_hashtags
+from privacy.masking.english.beside import around_persons, around_places, crowned
 from privacy.masking.english.cues import (
     BEFORE_NAME,
     BEFORE_PLACE,
@@ -25,6 +25,7 @@ from privacy.masking.english.cues import (
     cued_names,
 )
 from privacy.masking.english.pairs import paired_names
+from privacy.masking.english.told import told
 from privacy.masking.english.words import Words, plain_word, read_list, words
 from privacy.masking.patterns import Place, last_word
 
@@ -61,18 +62,22 @@ class _Word:
 def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     """Persons and places in plain `text`; a span may cover several words."""
     lists = words()
-    found = list(_capitalised(text, lists))
+    capitalised = [
+        (match.start(), match.end(), match[0], match[0].lower()) for match in _WORD.finditer(text)
+    ]
+    small = frozenset(_SMALL_WORD.findall(text))
+    found = list(_names_among(text, capitalised, lists))
     _decide(text, found, lists)
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
     persons += _beside_first_names(text, found)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
-    places += areas(text, lists)
+    places += areas(text, capitalised, lists)
     persons += cued_names(text)
-    persons += paired_names(text)
-    persons += told(text, lists)
+    persons += paired_names(text, capitalised)
+    persons += told(text, small, lists)
     if "#" in text:
         persons += in_hashtags(text, lists)
-    small_persons, small_places = _small(text, lists)
+    small_persons, small_places = _small(text, small, lists)
     persons = list(_joined(text, persons + small_persons, _NAME_GAP))
     places = list(_joined(text, places + small_places, _PLACE_GAP))
     persons += tuple(around_persons(text, persons, lists))
@@ -81,15 +86,12 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     return tuple(_joined(text, persons, _NAME_GAP)), tuple(_joined(text, places, _PLACE_GAP))
 
 
-def _capitalised(text: str, lists: Words) -> Iterator[_Word]:
+def _names_among(text: str, capitalised: Sequence[Capitalised], lists: Words) -> Iterator[_Word]:
     """The words that are not simply safe, with what kind of word each is."""
     stays, either, surnames = lists.stays, lists.either, lists.surnames
-    for match in _WORD.finditer(text):
-        word = match[0]
-        key = word.lower()
+    for start, end, word, key in capitalised:
         if key in stays and key not in either and key not in surnames and key not in _SPECIAL:
             continue
-        start, end = match.span()
         if start and (text[start - 1].isalpha() or text[start - 1] in "@#_"):
             # The inside of a word: an abbreviation such as eGFR. Handles have their own rule.
             continue
@@ -329,25 +331,20 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
             noun.end = of.end()
 
 
-def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
+def _small(text: str, small: frozenset[str], lists: Words) -> tuple[list[Place], list[Place]]:
     """Known names with a small letter, and unknown words where a name is due.
 
     A name is due beside a name, beside another unknown word, and after a word such as `to`.
     """
     persons: list[Place] = []
     places: list[Place] = []
-    seen = set(_SMALL_WORD.findall(text))
-    strange = (seen - lists.ordinary) | (seen & lists.slips)
+    strange = (small - lists.ordinary) | (small & lists.slips)
     if not strange:
         return persons, places
     # In a prompt without capitals a word that nobody knows is denied too.
     prompt = len(text) <= _PROMPT and sum(map(str.isupper, text)) * 50 <= len(text) + 50
     last_start, last_end, last_known = -2, -2, False
-    for match in _SMALL_WORD.finditer(text):
-        word = match[0]
-        if word not in strange or not word.islower():
-            continue
-        start, end = match.span()
+    for start, end, word in _where(text, strange):
         if text[start - 1 : start] in _INSIDE or (
             text[end : end + 1] in _INSIDE and not _WORD_ENDS.match(text, end)
         ):
@@ -383,6 +380,21 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
                 persons.append(before.span(1))
         last_start, last_end, last_known = start, end, known
     return persons, places
+
+
+def _where(text: str, strange: frozenset[str]) -> list[tuple[int, int, str]]:
+    """Where the words of `strange` stand, in order: few words, so that others cost nothing."""
+    found = []
+    for word in strange:
+        if not word.islower():
+            continue
+        start = text.find(word)
+        while start >= 0:
+            end = start + len(word)
+            if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
+                found.append((start, end, word))
+            start = text.find(word, end)
+    return sorted(found)
 
 
 _PROMPT = 300

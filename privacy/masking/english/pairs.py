@@ -6,8 +6,9 @@ every word looks like a name, only lines that are capitals throughout are read.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from privacy.masking.english.areas import Capitalised
 from privacy.masking.english.words import Words, plain_word, read_list, words
 from privacy.masking.patterns import Place
 
@@ -34,13 +35,18 @@ _CUE = re.compile(
 )
 
 
-def paired_names(text: str) -> Iterator[Place]:
+def paired_names(text: str, capitalised: Sequence[Capitalised]) -> Iterator[Place]:
     """Two neighbouring capitalised words that are a first and a last name."""
     lists = words()
-    for match in _PAIR.finditer(text):
-        first, last = match[1].lower(), match[2].lower()
+    for start, end, word, first in capitalised:
+        if text[end : end + 1] == "," and word.isupper():
+            yield from _reversed(text, start, lists)
         if first not in _GIVEN and first not in lists.first and first not in lists.either:
             continue
+        match = _PAIR.match(text, start)
+        if match is None:
+            continue
+        last = match[2].lower()
         if (first, last) in lists.phrases or match[1].isupper() != match[2].isupper():
             continue
         if match[1].isupper():
@@ -55,15 +61,20 @@ def paired_names(text: str) -> Iterator[Place]:
             cued or first in _GIVEN or first in lists.first
         ):
             yield match.start(1), match.end(2)
-    for match in _REVERSED.finditer(text):
-        last, first = plain_word(match[1]), plain_word(match[2])
-        if (
-            (first in _GIVEN or first in lists.first)
-            and _is_last(last, lists, cued=False)
-            and _in_capitals(text, match.start())
-        ):
-            yield match.span(1)
-            yield match.span(2)
+
+
+def _reversed(text: str, start: int, lists: Words) -> Iterator[Place]:
+    match = _REVERSED.match(text, start)
+    if match is None:
+        return
+    last, first = plain_word(match[1]), plain_word(match[2])
+    if (
+        (first in _GIVEN or first in lists.first)
+        and _is_last(last, lists, cued=False)
+        and _in_capitals(text, start)
+    ):
+        yield match.span(1)
+        yield match.span(2)
 
 
 def _is_last(word: str, lists: Words, *, cued: bool, rare: bool = False) -> bool:

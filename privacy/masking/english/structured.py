@@ -137,7 +137,7 @@ RULES: Rules = {
                 reach=12,
             ),
         ),
-        (0.8, pattern(_SPELLED, likely=r"ninety|hundred")),
+        (0.8, pattern(_SPELLED, words=("ninety", "hundred"))),
     ),
     "CUSTOMER_ID": _rules((0.75, cued_as("CUSTOMER_ID"))),
     "CVV": _rules((0.85, cued_as("CVV"))),
