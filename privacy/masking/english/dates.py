@@ -32,8 +32,8 @@ _MONTH_NAMES = (
 )
 _MONTHS_SAID = (
     "january ", "february ", "march ", "april ", "may the ", "june ", "july ", "august ",
-    "september ", "october ", "november ", "december ", "jan ", "feb ", "apr ", "jun ", "jul ", "aug ", "sep ",
-    "sept ", "oct ", "nov ", "dec ",
+    "september ", "october ", "november ", "december ", "jan ", "feb ", "apr ", "jun ", "jul ",
+    "aug ", "sep ", "sept ", "oct ", "nov ", "dec ",
 )  # fmt: skip
 _OF_ENDS = frozenset({"st", "nd", "rd", "th", "ay"})
 _SAID_YEAR = r"(?:,? (?:19|20)[0-9]{2}(?![0-9]))?"

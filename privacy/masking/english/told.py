@@ -20,15 +20,15 @@ _GREETINGS = (
     "congrats", "congratulations",
 )  # fmt: skip
 _ABBREVIATED = (
-    "Sgt", "Capt", "Lt", "Col", "Maj", "Gen", "Cpl", "Pvt", "Rev", "Sen", "Rep", "Gov", "Hon", "Fr",
-    "Br", "Mme", "Supt", "Insp",
+    "Sgt", "Capt", "Lt", "Col", "Maj", "Gen", "Cpl", "Pvt", "Rev", "Sen", "Rep", "Gov", "Hon",
+    "Fr", "Br", "Mme", "Supt", "Insp",
 )  # fmt: skip
 _RANKS = (
     "Sergeant", "Captain", "Lieutenant", "Colonel", "Admiral", "Judge", "Justice", "Pastor",
     "Reverend", "Officer", "Detective", "Inspector", "Constable", "Nurse", "Coach", "Uncle",
-    "Aunt", "Auntie", "Senator", "Congressman", "Congresswoman", "Governor", "President", "Chancellor",
-    "Chaplain", "Sir", "Dame", "Lord", "Lady", "Madame", "Monsieur", "Se\u00f1or", "Se\u00f1ora",
-    "Frau", "Herr", "Sister", "Brother", "Saint", "Pope", "King", "Queen", "Prince", "Princess",
+    "Aunt", "Auntie", "Senator", "Congressman", "Congresswoman", "Governor", "President",
+    "Chancellor", "Chaplain", "Sir", "Dame", "Lord", "Lady", "Madame", "Monsieur", "Se\u00f1or", "Se\u00f1ora", "Frau",
+    "Herr", "Sister", "Brother", "Saint", "Pope", "King", "Queen", "Prince", "Princess",
     "PM", "MP", "Lil",
 )  # fmt: skip
 _ON_STAGE = ("DJ", "VJ", "MC")
