@@ -27,9 +27,9 @@ _RANKS = (
     "Sergeant", "Captain", "Lieutenant", "Colonel", "Admiral", "Judge", "Justice", "Pastor",
     "Reverend", "Officer", "Detective", "Inspector", "Constable", "Nurse", "Coach", "Uncle",
     "Aunt", "Auntie", "Senator", "Congressman", "Congresswoman", "Governor", "President",
-    "Chancellor", "Chaplain", "Sir", "Dame", "Lord", "Lady", "Madame", "Monsieur", "Se\u00f1or", "Se\u00f1ora", "Frau",
-    "Herr", "Sister", "Brother", "Saint", "Pope", "King", "Queen", "Prince", "Princess",
-    "PM", "MP", "Lil",
+    "Chancellor", "Chaplain", "Sir", "Dame", "Lord", "Lady", "Madame", "Monsieur", "Se\u00f1or",
+    "Se\u00f1ora", "Frau", "Herr", "Sister", "Brother", "Saint", "Pope", "King", "Queen",
+    "Prince", "Princess", "PM", "MP", "Lil",
 )  # fmt: skip
 _ON_STAGE = ("DJ", "VJ", "MC")
 _RELATED = re.compile(
