@@ -153,7 +153,7 @@ RULES: Rules = {
                 r"(?:(?<![A-Za-z])(?:[Hh][Tt][Tt][Pp]|[Ff][Tt][Pp]|[Ww][Ss])[Ss]?://|[Ff]ile:///?|"
                 r"(?<![A-Za-z0-9])[Ww]{3}\.)"
                 rf"(?:\[[0-9A-Fa-f:.]+\])?[{LETTER}.\-_~:/?#@!$&'()*+,;=%|]*[{LETTER}/=&#~_$%\-]",
-                likely=r"://|ile:/|[Ww]{3}\.",
+                words=("://", "ile:/", "www."),
                 flags=0,
             ),
         ),

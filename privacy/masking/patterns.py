@@ -35,12 +35,13 @@ def pattern(
     check: Callable[[str], bool] | None = None,
     needs: str = "",
     likely: str = "",
+    words: Sequence[str] = (),
     flags: int = ANY,
 ) -> Finder:
     """A finder of `pattern`, or of its group `value`, where `check` holds.
 
-    Where `needs` is not in the text, or the cheaper pattern `likely` finds nothing, the text is
-    not searched.
+    Where `needs` is not in the text, or none of `words` in its small letters, or the cheaper
+    pattern `likely` finds nothing, the text is not searched.
     """
     compiled = re.compile(pattern, flags)
     quick = re.compile(likely, flags) if likely else None
@@ -48,6 +49,8 @@ def pattern(
 
     def finder(text: str) -> Iterator[Place]:
         if needs not in text or (quick and not quick.search(text)):
+            return
+        if words and not any_in(lowered(text), words):
             return
         match = compiled.search(text)
         while match:
@@ -91,7 +94,11 @@ def lowered(text: str) -> str:
 
 def any_in(text: str, words: Sequence[str]) -> bool:
     """Whether one of `words` stands in `text`: much faster than a pattern of them."""
-    return any(word in text for word in words)
+    # A loop: of a generator each step costs more than the search.
+    for word in words:  # noqa: SIM110
+        if word in text:
+            return True
+    return False
 
 
 def last_word(text: str, end: int) -> str:
@@ -127,6 +134,7 @@ def numbered(
     """
     compiled = re.compile(pattern, flags)
     behind = re.compile(f"(?:{back})$", flags) if back else None
+    matches = compiled.match
 
     def finder(text: str) -> Iterator[Place]:
         free = 0
@@ -134,9 +142,10 @@ def numbered(
             if digits < least or start < free:
                 continue
             begin = start
-            while begin > free and text[begin - 1] in lead:
-                begin -= 1
-            match = compiled.match(text, begin)
+            if lead:
+                while begin > free and text[begin - 1] in lead:
+                    begin -= 1
+            match = matches(text, begin)
             while match is None and begin < start:
                 begin += 1
                 match = compiled.match(text, begin)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from privacy.masking.english import codes, elsewhere, structured
+from privacy.masking.english import codes, dates, elsewhere, structured
 from privacy.masking.english.names import find_names
 from privacy.masking.english.places import addresses
 from privacy.masking.patterns import Place, Rules
@@ -22,7 +22,7 @@ def _together(*parts: Rules) -> Rules:
 
 
 RULES: Rules = {
-    **_together(structured.RULES, codes.RULES, elsewhere.RULES),
+    **_together(structured.RULES, codes.RULES, dates.RULES, elsewhere.RULES),
     "LOCATION": ((0.6, addresses), (0.4, _places)),
     "PERSON": ((0.4, _persons),),
 }

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from privacy.masking.english.words import Words
 from privacy.masking.patterns import Place, lowered
@@ -15,6 +15,8 @@ def _ranges(category: str) -> str:
 
 
 CAPITAL = "A-Z" + _ranges("Lu") + _ranges("Lt")
+# A capitalised word: start, end, the word, the word in small letters.
+Capitalised = tuple[int, int, str, str]
 MARKS = "\u0300-\u036f"
 
 
@@ -22,8 +24,9 @@ def in_hashtags(text: str, lists: Words) -> Iterator[Place]:
     """`#JaneDoe`, `#nairobi`: a word without spaces in which a name is written."""
     for match in _HASHTAG.finditer(text):
         for part in _HASHTAG_WORD.findall(match[1]):
-            stays = lists.ordinary if part.islower() else lists.safe
-            if len(part) > 3 and (part.lower() in lists.small or part.lower() not in stays):
+            stays = lists.ordinary if part.islower() else lists.stays
+            least = 2 if len(match[1]) > len(part) else 3
+            if len(part) > least and (part.lower() in lists.small or part.lower() not in stays):
                 yield match.span(1)
                 break
 
@@ -32,17 +35,15 @@ _HASHTAG = re.compile(r"(?<![\w&/#])#([^\W\d_]{3,})")
 _HASHTAG_WORD = re.compile(rf"[{CAPITAL}]?[^\W\d_{CAPITAL}]+|[{CAPITAL}]+")
 
 
-def areas(text: str, lists: Words) -> Iterator[Place]:
+def areas(text: str, capitalised: Sequence[Capitalised], lists: Words) -> Iterator[Place]:
     """`Salt Lake City`, `Czech Republic`: places of several words, ordinary ones among them."""
     low = lowered(text)
-    for first in lists.areas.keys() & set(low.split()):
-        start = low.find(first)
-        while start >= 0:
-            if text[start].isupper() and not text[start - 1 : start].isalnum():
-                stop = _area_end(text, low, start + len(first), lists.areas[first])
-                if stop:
-                    yield start, stop
-            start = low.find(first, start + 1)
+    for start, end, _, key in capitalised:
+        rests = lists.areas.get(key)
+        if rests and not text[start - 1 : start].isalnum():
+            stop = _area_end(text, low, end, rests)
+            if stop:
+                yield start, stop
 
 
 def _area_end(text: str, low: str, end: int, rests: tuple[str, ...]) -> int:

@@ -42,10 +42,7 @@ MEDICAL_NOUNS = read_list("medical_nouns")
 _NO_NAMES = read_list("no_names")
 _SMALL = r"[^\W\d_][\w'\u2019\-]{1,24}"
 _AFTER_CUE = re.compile(rf" {{1,2}}(?P<names>{_SMALL}(?: {_SMALL}){{0,2}})")
-# Begins with letters that few words have: the scan is fast.
-_NAME_CUE = re.compile(
-    r"name(?:s?(?: is|['\u2019]s|:| was|:? -)|d)|surname|nickname(?: is)?|spelled"
-)
+_NAME_CUE = re.compile(r"name(?:s?(?: is|['\u2019]s|:| was|:? -)|d)")
 _TITLE_CUE = re.compile(r"[ \n(](?:mrs?|ms|dr|prof|mx)\.?(?= )")
 _CAPITALISED = r"[A-Z][\w'\u2019\-]*\.?"
 _SEQUENCE = rf"{_CAPITALISED}(?: {_CAPITALISED}){{0,3}}"
@@ -74,7 +71,13 @@ _CREDENTIALS = re.compile(
 _BEFORE_CREDENTIALS = re.compile(
     r"(?<![\w])([A-Z][\w'\u2019\-]+ (?:[A-Z]\.? )?[A-Z][\w'\u2019\-]+),? {1,2}$"
 )
-_HANDLE = re.compile(r"@([A-Za-z_]\w{2,})")
+_HANDLE = re.compile(r"@((?:[0-9]{1,4}(?=[A-Za-z_]{3}))?[A-Za-z_]\w{2,})")
+# `@` is read as at: `5 mg @bedtime`, `40@8am`.
+_NO_HANDLES = frozenset({
+    "all", "bedtime", "clinic", "dinner", "discharge", "each", "every", "four", "home", "hospital",
+    "lunch", "mph", "bpm", "night", "noon", "once", "one", "rest", "same", "that", "the", "this",
+    "time", "work",
+})  # fmt: skip
 
 
 def cued_names(text: str) -> Iterator[Place]:
@@ -101,11 +104,10 @@ def cued_names(text: str) -> Iterator[Place]:
             if before:
                 yield before.span(1)
     if "@" in text:
-        safe = words().safe
         for match in _HANDLE.finditer(text):
             if (
                 not text[match.start() - 1 : match.start()].isalnum()
-                and match[1].lower() not in safe
+                and match[1].lower().lstrip("0123456789") not in _NO_HANDLES
             ):
                 yield match.span(1)
 
@@ -124,7 +126,7 @@ def _after_cue(text: str, low: str) -> Iterator[Place]:
     """One word after the cue, and the next ones while they are no ordinary words."""
     safe = words().safe
     cues = [match.end() for match in _TITLE_CUE.finditer(low)]
-    cues += [match.end() for match in _NAME_CUE.finditer(low)]
+    cues += _name_cues(low)
     first = _TITLE_CUE.match(" " + low[:8])
     if first:
         cues.append(first.end() - 1)
@@ -145,6 +147,24 @@ def _after_cue(text: str, low: str) -> Iterator[Place]:
             end = match.start("names") + place.end()
         if end > start:
             yield start, end
+
+
+def _name_cues(low: str) -> Iterator[int]:
+    """Where `name is`, `named`, `surname`, `nickname is` and `spelled` end."""
+    place = low.find("name")
+    while place >= 0:
+        match = _NAME_CUE.match(low, place)
+        if low.startswith("sur", max(0, place - 3)) and place >= 3:
+            yield place + 4
+        elif low.startswith("nick", max(0, place - 4)) and place >= 4:
+            yield place + (7 if low.startswith(" is", place + 4) else 4)
+        elif match:
+            yield match.end()
+        place = low.find("name", place + 4)
+    place = low.find("spelled")
+    while place >= 0:
+        yield place + 7
+        place = low.find("spelled", place + 7)
 
 
 def _all_safe(names: str) -> bool:

@@ -39,6 +39,26 @@ _SMALL = re.compile(r"(?<![\w'\u2019@-])[a-z]{2,}(?![\w@])")
 _CAPITAL_INSIDE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+(?![\w@])")
 # Fewer sightings than this with a small letter may be a slip of a pen.
 _SEEN = 3
+_COMMON = 100
+# A name that is so much oftener written with a capital is written small by a slip of a pen.
+_SLIP, _SLIP_FIRST = 20, 5
+_SUFFIXES = re.compile(
+    r"(?:'?s|es|d|ed|r|er|ers|ing|ings|ly|ally|able|ably|ness|al|ic|ation|ations|ment|ity|less|like|wise|"
+    r"itis|osis|oses|emia|ectomy|otomy|ostomy|plasty|graphy|graphic|pathy|ology|algia|lysis|uria)$"
+)
+_PREFIXES = re.compile(
+    r"^(?:ante|anti|auto|bi|bio|cardio|co|counter|de|dis|endo|extra|fore|gastro|hemi|hemo|hyper|hypo|in|"
+    r"infra|inter|intra|ir|macro|mal|micro|mid|mini|mis|mono|multi|neo|neuro|non|normo|osteo|over|"
+    r"pan|para|peri|poly|post|pre|pro|pseudo|re|retro|semi|sub|super|supra|tele|trans|tri|ultra|un|"
+    r"under|uni|up)"
+)
+# Ends of words of medicine, which no text here need have written.
+_MEDICAL = re.compile(
+    r"[a-z]{3,}(?:itis|osis|oses|emia|emic|ectomy|ectomies|otomy|ostomy|plasty|scopy|scopic|scope|graphy|"
+    r"graphic|gram|grams|pathy|pathic|ology|ologist|ologic|algia|cillin|mycin|statin|sartan|olol|"
+    r"azole|idine|azepam|tinib|cycline|floxacin|cyte|cytes|cytic|lysis|lytic|trophy|trophic|plegia|"
+    r"paresis|philia|esthesia|uria|rrhea|rrhage|genic|caine|static|phylaxis|edema|opathy|centesis)"
+)
 
 
 def main() -> None:
@@ -78,8 +98,21 @@ def main() -> None:
     }
     _write("safe", safe)
     _write("either", either)
+    _write("seen", {word for word in safe if _is_seen(word, small)})
+    _write("common", {word for word, count in small.items() if count >= _COMMON})
     # `Lady`, `States`: names with a capital, words without.
-    _write("capital", {word for word in named - safe - countries if word in known})
+    both = {word for word in named - safe - countries if word in known}
+    _write("capital", both)
+    # `harry`, `ohio`: names with a small letter too.
+    _write(
+        "slips",
+        {
+            word
+            for word in both
+            if capital[word] >= 10
+            and capital[word] >= (_SLIP_FIRST if word in first_words else _SLIP) * small[word]
+        },
+    )
     _write("first", first_words - safe)
     _write("last", (last_words - safe - first_words))
     _write("surnames", last_words & safe - either)
@@ -87,6 +120,18 @@ def main() -> None:
     several = {_words_of(name) for name in named_places}
     stay = safe | read_list("allowed")
     _write("areas", {"_".join(name) for name in several if len(name) > 1 and stay & {*name}})
+
+
+def _is_seen(word: str, small: Counter[str]) -> bool:
+    """Whether a text writes `word` with a small letter, or what it is made of."""
+    if small[word] or _MEDICAL.fullmatch(word):
+        return True
+    stems = {_SUFFIXES.sub("", word), _PREFIXES.sub("", word)}
+    stems |= {_SUFFIXES.sub("", stem) for stem in stems}
+    stems |= {stem + "e" for stem in stems} | {
+        stem[:-1] + "y" for stem in stems if stem[-1:] == "i"
+    }
+    return any(len(stem) > 3 and small[stem] >= _SEEN for stem in stems)
 
 
 def _gazetteers() -> tuple[set[str], set[str], set[str], set[str]]:

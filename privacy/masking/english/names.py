@@ -6,12 +6,13 @@ are masked, and what follows a cue (`my name is rose`). `words.py` brings the li
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from privacy.masking.english.areas import CAPITAL, MARKS, areas, in_hashtags
+from privacy.masking.english.areas import CAPITAL, MARKS, Capitalised, areas, in_hashtags
+from privacy.masking.english.beside import around_persons, around_places, crowned
 from privacy.masking.english.cues import (
     BEFORE_NAME,
     BEFORE_PLACE,
@@ -24,7 +25,8 @@ from privacy.masking.english.cues import (
     cued_names,
 )
 from privacy.masking.english.pairs import paired_names
-from privacy.masking.english.words import Words, plain_word, words
+from privacy.masking.english.told import told
+from privacy.masking.english.words import Words, plain_word, read_list, words
 from privacy.masking.patterns import Place, last_word
 
 _WORD = re.compile(rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*")
@@ -60,32 +62,36 @@ class _Word:
 def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     """Persons and places in plain `text`; a span may cover several words."""
     lists = words()
-    found = list(_capitalised(text, lists))
+    capitalised = [
+        (match.start(), match.end(), match[0], match[0].lower()) for match in _WORD.finditer(text)
+    ]
+    small = frozenset(_SMALL_WORD.findall(text))
+    found = list(_names_among(text, capitalised, lists))
     _decide(text, found, lists)
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
     persons += _beside_first_names(text, found)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
-    places += areas(text, lists)
+    places += areas(text, capitalised, lists)
     persons += cued_names(text)
-    persons += paired_names(text)
+    persons += paired_names(text, capitalised)
+    persons += told(text, small, lists)
     if "#" in text:
         persons += in_hashtags(text, lists)
-    small_persons, small_places = _small(text, lists)
-    return (
-        tuple(_joined(text, persons + small_persons, _NAME_GAP)),
-        tuple(_joined(text, places + small_places, _PLACE_GAP)),
-    )
+    small_persons, small_places = _small(text, small, lists)
+    persons = list(_joined(text, persons + small_persons, _NAME_GAP))
+    places = list(_joined(text, places + small_places, _PLACE_GAP))
+    persons += tuple(around_persons(text, persons, lists))
+    persons += crowned(text, places)
+    places += tuple(around_places(text, places))
+    return tuple(_joined(text, persons, _NAME_GAP)), tuple(_joined(text, places, _PLACE_GAP))
 
 
-def _capitalised(text: str, lists: Words) -> Iterator[_Word]:
+def _names_among(text: str, capitalised: Sequence[Capitalised], lists: Words) -> Iterator[_Word]:
     """The words that are not simply safe, with what kind of word each is."""
-    safe, either, surnames = lists.safe, lists.either, lists.surnames
-    for match in _WORD.finditer(text):
-        word = match[0]
-        key = word.lower()
-        if key in safe and key not in either and key not in surnames and key not in _SPECIAL:
+    stays, either, surnames = lists.stays, lists.either, lists.surnames
+    for start, end, word, key in capitalised:
+        if key in stays and key not in either and key not in surnames and key not in _SPECIAL:
             continue
-        start, end = match.span()
         if start and (text[start - 1].isalpha() or text[start - 1] in "@#_"):
             # The inside of a word: an abbreviation such as eGFR. Handles have their own rule.
             continue
@@ -112,13 +118,13 @@ def _kind(word: str, key: str, lists: Words) -> str:
         return "either"
     if key in lists.surnames:
         return "surname"
-    if key in lists.safe or not key.strip("x"):
+    if key in lists.stays or not key.strip("x"):
         # `XXXX` is what was masked before.
         return ""
     parts = [part for part in re.split(r"[-'\u2019_]", key) if part]
     if len(parts) > 1 and " " + " ".join(parts[1:]) in lists.areas.get(parts[0], ()):
         return "place"
-    if len(parts) > 1 and all(part in lists.safe or len(part) < 3 for part in parts):
+    if len(parts) > 1 and all(part in lists.stays or len(part) < 3 for part in parts):
         return "" if parts[0] not in ("o", "d") else "unknown"
     if any(part in lists.first for part in parts):
         return "first"
@@ -239,12 +245,23 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
             after = _LAST_NAME.match(text, word.end)
             if after and after[1].lower() not in _NO_LAST_NAMES:
                 yield after.span(1)
+            small = None if after else _SMALL_AFTER.match(text, word.end)
+            if small and _is_small_last(small[1]):
+                yield small.span(1)
         suffix = _SUFFIX.match(text, word.end)
         if suffix:
             yield suffix.span(1)
         before = _INITIAL_BEFORE.search(text, max(0, word.start - 30), word.start)
         if before:
             yield before.span(1)
+
+
+def _is_small_last(word: str) -> bool:
+    """Whether a word behind a first name is nothing that a note may say of its bearer."""
+    lists = words()
+    if word in lists.common or word.endswith(("s", "ed", "ing", "ly")):
+        return False
+    return word not in lists.stays or word in lists.after_first
 
 
 _LAST_NAME = re.compile(rf" (?:[A-Z]\. )?([{CAPITAL}][a-z][\w{MARKS}'\u2019\-]*)(?![\w])")
@@ -314,24 +331,20 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
             noun.end = of.end()
 
 
-def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
+def _small(text: str, small: frozenset[str], lists: Words) -> tuple[list[Place], list[Place]]:
     """Known names with a small letter, and unknown words where a name is due.
 
     A name is due beside a name, beside another unknown word, and after a word such as `to`.
     """
     persons: list[Place] = []
     places: list[Place] = []
-    strange = set(_SMALL_WORD.findall(text)) - lists.ordinary
+    strange = (small - lists.ordinary) | (small & lists.slips)
     if not strange:
         return persons, places
     # In a prompt without capitals a word that nobody knows is denied too.
     prompt = len(text) <= _PROMPT and sum(map(str.isupper, text)) * 50 <= len(text) + 50
     last_start, last_end, last_known = -2, -2, False
-    for match in _SMALL_WORD.finditer(text):
-        word = match[0]
-        if word not in strange or not word.islower():
-            continue
-        start, end = match.span()
+    for start, end, word in _where(text, strange):
         if text[start - 1 : start] in _INSIDE or (
             text[end : end + 1] in _INSIDE and not _WORD_ENDS.match(text, end)
         ):
@@ -350,15 +363,50 @@ def _small(text: str, lists: Words) -> tuple[list[Place], list[Place]]:
                 known = True
         if known and word in lists.first:
             after = _SMALL_AFTER.match(text, end)
-            if after and after[1] in lists.after_first:
+            if after and (
+                after[1] in lists.after_first or (prompt and after[1] not in lists.common)
+            ):
                 persons.append(after.span(1))
+        if known and prompt:
+            # `rea cote`: what is a first name too, before a name.
+            before = _SMALL_BEFORE.search(text, max(0, start - 20), start)
+            if before and (
+                before[1] in _GIVEN
+                or (
+                    before[1] in lists.before_last
+                    and _BEFORE_SMALL.search(text, max(0, before.start(1) - 9), before.start(1))
+                )
+            ):
+                persons.append(before.span(1))
         last_start, last_end, last_known = start, end, known
     return persons, places
+
+
+def _where(text: str, strange: frozenset[str]) -> list[tuple[int, int, str]]:
+    """Where the words of `strange` stand, in order: few words, so that others cost nothing."""
+    found = []
+    for word in strange:
+        if not word.islower():
+            continue
+        start = text.find(word)
+        while start >= 0:
+            end = start + len(word)
+            if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
+                found.append((start, end, word))
+            start = text.find(word, end)
+    return sorted(found)
 
 
 _PROMPT = 300
 # A point ends a sentence, an apostrophe a name: `krylova's`.
 _WORD_ENDS = re.compile(r"['\u2019]s(?![\w])|['\u2019.](?![\w'\u2019\-])")
+_GIVEN = read_list("given") - {"may", "will"}
+_BEFORE_SMALL = re.compile(
+    r"(?:^|[^a-z])(?:to|for|from|with|owe|named|called|wife|husband|and|by|of|hi|hello|hey|dear|is|"
+    r"it['\u2019]?s|i['\u2019]?m|i am) $",
+    re.IGNORECASE,
+)
+_SMALL_BEFORE = re.compile(r"(?<![\w'\u2019@#])([a-z]{3,16}) $")
 _SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
 # Beside these a stretch of small letters is part of something longer.
 _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}

@@ -130,7 +130,9 @@ def _labelled(text: str, start: int, digits: int) -> Place | None:
 
 
 _LABEL = re.compile(r"([^\W\d_][\w.\u00ba\u00b0]{1,14}) ?: {0,2}$")
-_SAYS_NUMBER = re.compile(r"N[\u00ba\u00b0]|N(?:um|o|r)\.")
+_SAYS_NUMBER = re.compile(
+    r"N[\u00ba\u00b0]|N(?:um|o|r)\.|(?:NHC|NASS|CIPA|DNI|NIE|NIF|SIP|CIP|HC)$"
+)
 _GROUPS = re.compile(r"[0-9]+(?:[ /\-][0-9]+)*" + _AMOUNT, ANY)
 
 
@@ -191,7 +193,7 @@ def secrets(text: str) -> Iterator[Place]:
     """Passwords, pins, codes and keys that are told."""
     low = lowered(text)
     if any_in(low, _SECRET_WORDS):
-        for match in _SECRET.finditer(low):
+        for match in _told(low):
             start, end = match.span("value")
             while end > start and text[end - 1] in ".,;:!?)":
                 end -= 1
@@ -204,6 +206,16 @@ def secrets(text: str) -> Iterator[Place]:
     if any_in(text, _KEY_SIGNS):
         for match in _KEY.finditer(text):
             yield match.span()
+
+
+def _told(low: str) -> Iterator[re.Match[str]]:
+    for word in _SECRET_WORDS:
+        place = low.find(word)
+        while place >= 0:
+            match = _SECRET.match(low, place)
+            if match:
+                yield match
+            place = low.find(word, place + len(word))
 
 
 _SECRET_WORDS = (

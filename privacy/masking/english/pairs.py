@@ -6,8 +6,9 @@ every word looks like a name, only lines that are capitals throughout are read.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from privacy.masking.english.areas import Capitalised
 from privacy.masking.english.words import Words, plain_word, read_list, words
 from privacy.masking.patterns import Place
 
@@ -19,6 +20,9 @@ _NO_FAMILY = read_list("no_names") | {
     "list", "loan", "made", "more", "must", "put", "said", "sales", "soon", "such", "the",
     "too", "unknown", "were",
 }  # fmt: skip
+_ALLOWED = read_list("allowed") | read_list("brands")
+# Too ordinary at the start of a sentence for a word that is in no list of last names.
+_NO_GIVEN = frozenset({"art", "cash", "chance", "mark", "may", "will"})
 # A look-ahead: in `Patient Mark Brown` the first word must not take the second one with it.
 _PAIR = re.compile(
     r"(?<![\w'\u2019@#-])([A-Z][A-Za-z]+)(?= {1,2}(?:[A-Z]\.? )?([A-Z][A-Za-z]+)(?![\w@]))"
@@ -31,13 +35,18 @@ _CUE = re.compile(
 )
 
 
-def paired_names(text: str) -> Iterator[Place]:
+def paired_names(text: str, capitalised: Sequence[Capitalised]) -> Iterator[Place]:
     """Two neighbouring capitalised words that are a first and a last name."""
     lists = words()
-    for match in _PAIR.finditer(text):
-        first, last = match[1].lower(), match[2].lower()
+    for start, end, word, first in capitalised:
+        if text[end : end + 1] == "," and word.isupper():
+            yield from _reversed(text, start, lists)
         if first not in _GIVEN and first not in lists.first and first not in lists.either:
             continue
+        match = _PAIR.match(text, start)
+        if match is None:
+            continue
+        last = match[2].lower()
         if (first, last) in lists.phrases or match[1].isupper() != match[2].isupper():
             continue
         if match[1].isupper():
@@ -47,23 +56,31 @@ def paired_names(text: str) -> Iterator[Place]:
             # `names.py` knows these with small letters after the capital.
             continue
         cued = _CUE.search(text, max(0, match.start() - 20), match.start())
-        if _is_last(last, lists, cued=bool(cued)) and (
+        rare = first in _GIVEN and first not in _NO_GIVEN and match[2][1:].islower()
+        if _is_last(last, lists, cued=bool(cued), rare=rare) and (
             cued or first in _GIVEN or first in lists.first
         ):
             yield match.start(1), match.end(2)
-    for match in _REVERSED.finditer(text):
-        last, first = plain_word(match[1]), plain_word(match[2])
-        if (
-            (first in _GIVEN or first in lists.first)
-            and _is_last(last, lists, cued=False)
-            and _in_capitals(text, match.start())
-        ):
-            yield match.span(1)
-            yield match.span(2)
 
 
-def _is_last(word: str, lists: Words, *, cued: bool) -> bool:
+def _reversed(text: str, start: int, lists: Words) -> Iterator[Place]:
+    match = _REVERSED.match(text, start)
+    if match is None:
+        return
+    last, first = plain_word(match[1]), plain_word(match[2])
+    if (
+        (first in _GIVEN or first in lists.first)
+        and _is_last(last, lists, cued=False)
+        and _in_capitals(text, start)
+    ):
+        yield match.span(1)
+        yield match.span(2)
+
+
+def _is_last(word: str, lists: Words, *, cued: bool, rare: bool = False) -> bool:
     if word in _FAMILY or word in lists.last or word in lists.first:
+        return True
+    if rare and word not in lists.common and word not in _ALLOWED:
         return True
     return cued and word not in _NO_FAMILY and (word in lists.either or word in lists.surnames)
 

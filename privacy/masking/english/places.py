@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from privacy.masking.english.cues import GENERIC
 from privacy.masking.english.names import find_names
 from privacy.masking.english.words import read_list, words
-from privacy.masking.patterns import ANY, Place, digit_runs, last_word, numbered
+from privacy.masking.patterns import ANY, Place, any_in, digit_runs, last_word, lowered, numbered
 
 _STREET = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Court|Ct|Place|Pl|Terrace|Ter|"
@@ -83,12 +83,12 @@ _STREET_ENDS = (
 _STREET_STARTS = frozenset(
     {"rue", "via", "calle", "avenida", "rua", "viale", "piazza", "ul.", "ulica"}
 )
+_STREET_FIRST = tuple(_STREET_STARTS)
 _FOREIGN = re.compile(
     rf"(?<!\w)(?:\w*(?:{'|'.join(_STREET_ENDS)})|(?:{'|'.join(sorted(_STREET_STARTS))}) "
     r"[^\W\d_][\w'\u2019 ]{1,32}),? $".replace("ul.", r"ul\."),
     re.IGNORECASE,
 )
-_LAST_WORD = re.compile(r"[\s>(]+")
 _FLAT_BEFORE = re.compile(r"(?<![\w.,/:-])([0-9]{1,5},? )$")
 # Where the number comes first: `26 rue de Tanger`, `9 Avenida del Sol`.
 _FOREIGN_ADDRESS = re.compile(
@@ -111,18 +111,21 @@ _SHORT_CODE = 3
 
 def addresses(text: str) -> Iterator[Place]:
     """Streets with house numbers, boxes, flats, postcodes, and a city before its state."""
-    for start, _, digits in digit_runs(text):
-        match = _ADDRESS.match(text, start) or _NUMBERED_STREET.match(text, start)
-        match = match or _SMALL_ADDRESS.match(text, start) or _RARE_ADDRESS.match(text, start)
-        match = match or _FOREIGN_ADDRESS.match(text, start)
+    low = lowered(text)
+    small, codes = any_in(low, _SMALL_STREETS), any_in(low, ("zip", "post"))
+    foreign = any_in(low, _STREET_ENDS) or any_in(low, _STREET_FIRST)
+    for start, end, digits in digit_runs(text):
+        match = _house(text, start, end, small=small)
         if match:
             # `12 45 High Street`: the number of a flat or a building stands before the house's.
             flat = _FLAT_BEFORE.search(text, max(0, start - 8), start)
             yield flat.start(1) if flat else start, match.end()
             continue
         before = text[max(0, start - 24) : start]
-        last = _LAST_WORD.split(before.rstrip(" #"))[-1].lower().rstrip(".:")
-        if last.endswith(_STREET_ENDS) or _STREET_STARTS.intersection(before.lower().split()):
+        last = _last_part(before.rstrip(" #")).lower().rstrip(".:")
+        if foreign and (
+            last.endswith(_STREET_ENDS) or _STREET_STARTS.intersection(before.lower().split())
+        ):
             street = _FOREIGN.search(text, max(0, start - 48), start)
             number = _HOUSE.match(text, start)
             if street and number:
@@ -136,8 +139,10 @@ def addresses(text: str) -> Iterator[Place]:
             continue
         if digits < _SHORT_CODE:
             continue
-        code = _CODE.match(text, start) if _CODE_BEFORE.search(before) else None
-        if code is None and _ZIP_BEFORE.search(before):
+        code = None
+        if codes and _CODE_BEFORE.search(before):
+            code = _CODE.match(text, start)
+        if code is None and before[-1:] == " " and _ZIP_BEFORE.search(before[-6:]):
             code = _ZIP.match(text, start)
         if code:
             yield code.span()
@@ -156,6 +161,32 @@ def addresses(text: str) -> Iterator[Place]:
     yield from _around_places(text)
 
 
+def _house(text: str, start: int, end: int, *, small: bool) -> re.Match[str] | None:
+    """A street behind or around the number of a house."""
+    if text[end : end + 1] not in _AFTER_HOUSE or end - start > 6:
+        return None
+    return (
+        _ADDRESS.match(text, start)
+        or _NUMBERED_STREET.match(text, start)
+        or (_SMALL_ADDRESS.match(text, start) if small else None)
+        or _RARE_ADDRESS.match(text, start)
+        or _FOREIGN_ADDRESS.match(text, start)
+    )
+
+
+def _last_part(text: str) -> str:
+    """What stands behind the last space, bracket or arrow."""
+    end = len(text)
+    while end and not (text[end - 1].isspace() or text[end - 1] in ">("):
+        end -= 1
+    return text[end:]
+
+
+_AFTER_HOUSE = frozenset(" ,-/abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_SMALL_STREETS = (
+    "street", "avenue", " ave", "road", " rd", "boulevard", "blvd", "lane", "drive", "court",
+    "terrace", "crescent", "parkway",
+)  # fmt: skip
 _MILITARY = numbered(
     r"[0-9]{1,5},? Box [0-9]{1,5}", least=2, back=r"(?P<value>(?:PSC|Unit|CMR) )", reach=5
 )

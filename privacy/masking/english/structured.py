@@ -137,7 +137,7 @@ RULES: Rules = {
                 reach=12,
             ),
         ),
-        (0.8, pattern(_SPELLED, likely=r"ninety|hundred")),
+        (0.8, pattern(_SPELLED, words=("ninety", "hundred"))),
     ),
     "CUSTOMER_ID": _rules((0.75, cued_as("CUSTOMER_ID"))),
     "CVV": _rules((0.85, cued_as("CVV"))),
@@ -153,8 +153,8 @@ RULES: Rules = {
         (
             0.8,
             numbered(
-                rf"[0-9]{{1,2}}(?P<s> ?[/\-] ?)[0-9]{{1,2}}(?P=s)(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}"
-                rf"{_TIME}",
+                rf"[0-9]{{1,2}} ?(?P<s>[/\-]) ?[0-9]{{1,2}} ?(?P=s) ?"
+                rf"(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}{_TIME}",
                 least=4,
                 check=is_date,
             ),
@@ -244,7 +244,7 @@ RULES: Rules = {
         (
             0.5,
             numbered(
-                rf"[0-9](?:[ \-.()]{{0,2}}[0-9]){{5,14}}{AFTER}",
+                rf"[0-9](?:[ \-.()]{{0,2}}[0-9]){{5,14}}{AFTER}{_EXTENSION}",
                 least=6,
                 lead="(",
                 back=rf"{_LETTER_BEFORE}(?:phone|telephone|tel|mobile|cell|fax|pager|call|text|dial|"

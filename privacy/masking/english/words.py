@@ -17,15 +17,19 @@ class Words:
     """Words in small letters.
 
     Attributes:
-      safe: Stay when capitalised; includes `either` and `surnames`.
+      safe: Ordinary words; includes `either` and `surnames`.
+      stays: Those of them that stay when capitalised: written small by somebody, or allowed.
       either: Words that are first names too: `will`, `grace`.
       surnames: Words that are last names too: `day`, `banks`; names only beside a name.
       first: First names and nothing else.
       last: Last names and nothing else.
       ordinary: What may stand with a small letter: safe words, and `lady` and `states`.
       after_first: With a small letter after a first name, a last name: `sharon smith`.
+      common: What text writes small again and again: at the start of a sentence no name.
+      before_last: With a small letter before a last name, a first name: `page guynn`.
       places: Cities, regions and countries, word by word, and nothing else.
       small: What is masked with a small letter too.
+      slips: Those of them that are words with a small letter, if seldom: `tom`, `harry`.
       eponyms: First names that stay before a word of medicine: `Kelly clamp`.
       phrases: Names of firms and things; each word stays beside the other.
       areas: By their first word, what follows it in names of places of which a word is safe:
@@ -33,14 +37,18 @@ class Words:
     """
 
     safe: frozenset[str]
+    stays: frozenset[str]
+    common: frozenset[str]
     either: frozenset[str]
     surnames: frozenset[str]
     first: frozenset[str]
     last: frozenset[str]
     ordinary: frozenset[str]
     after_first: frozenset[str]
+    before_last: frozenset[str]
     places: frozenset[str]
     small: frozenset[str]
+    slips: frozenset[str]
     eponyms: frozenset[str]
     phrases: frozenset[tuple[str, ...]]
     areas: Mapping[str, tuple[str, ...]]
@@ -56,20 +64,31 @@ def words() -> Words:
     first = read_list("first") - safe
     last = read_list("last") - safe
     places = read_list("places") - safe
+    slips = read_list("slips") - read_list("no_slips") - safe
     return Words(
         safe=safe,
+        stays=(
+            safe & (read_list("seen") | allowed)
+            | (read_list("brands") - first - last - places - unsafe)
+        ),
+        common=read_list("common"),
         either=either,
         surnames=read_list("surnames") - unsafe,
         first=first,
         last=last,
         ordinary=safe | read_list("capital"),
         after_first=last | either | read_list("surnames") | read_list("capital"),
+        before_last=(
+            (either | read_list("given") | ((first | last) & read_list("capital")))
+            - {"and", "but", "for", "from", "the", "with"}
+        ),
         places=places,
         small=frozenset(
             word
-            for word in (first | last | places) - read_list("capital")
+            for word in (first | last | places) - (read_list("capital") - slips)
             if len(word) > 3 or (len(word) > 2 and word in first)
         ),
+        slips=slips,
         eponyms=read_list("eponyms"),
         phrases=frozenset(tuple(phrase.split("_")) for phrase in read_list("phrases")),
         areas=_areas(),

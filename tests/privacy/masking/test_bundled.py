@@ -28,9 +28,9 @@ def rules() -> Detector:
 
 
 def test_a_name_that_the_rules_leave_is_found(bundled: Detector, rules: Detector) -> None:
-    text = "i met with mark wright at the mall and he paid"
-    assert "mark" in mask(text, rules.find(text))
-    assert "mark" not in mask(text, bundled.find(text))
+    text = "i saw butler at the mall and he paid"
+    assert "butler" in mask(text, rules.find(text))
+    assert "butler" not in mask(text, bundled.find(text))
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))

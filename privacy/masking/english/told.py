@@ -1,0 +1,96 @@
+"""Names that the word before them gives away: `his daughter Peaches`, `thanks Kev`."""
+
+import re
+from collections.abc import Iterator
+
+from privacy.masking.english.areas import CAPITAL
+from privacy.masking.english.beside import CAPITALISED, NO_PART, NOBODY, joins, may_name
+from privacy.masking.english.words import Words, plain_word, read_list
+from privacy.masking.patterns import Place
+
+_RELATIVES = (
+    "daughter", "son", "wife", "husband", "brother", "sister", "mother", "father", "mom", "mum",
+    "dad", "aunt", "auntie", "uncle", "cousin", "niece", "nephew", "grandson", "granddaughter",
+    "grandmother", "grandfather", "friend", "mate", "boyfriend", "girlfriend", "fiance",
+    "fianc\u00e9", "fiancee", "fianc\u00e9e", "partner", "neighbor", "neighbour", "roommate",
+    "flatmate", "colleague", "boss", "nanny", "carer", "twin",
+)  # fmt: skip
+_GREETINGS = (
+    "hi", "hey", "hello", "dear", "thanks", "thank you", "cheers", "birthday", "goodbye",
+    "congrats", "congratulations",
+)  # fmt: skip
+_ABBREVIATED = (
+    "Sgt", "Capt", "Lt", "Col", "Maj", "Gen", "Cpl", "Pvt", "Rev", "Sen", "Rep", "Gov", "Hon",
+    "Fr", "Br", "Mme", "Supt", "Insp",
+)  # fmt: skip
+_RANKS = (
+    "Sergeant", "Captain", "Lieutenant", "Colonel", "Admiral", "Judge", "Justice", "Pastor",
+    "Reverend", "Officer", "Detective", "Inspector", "Constable", "Nurse", "Coach", "Uncle",
+    "Aunt", "Auntie", "Senator", "Congressman", "Congresswoman", "Governor", "President",
+    "Chancellor", "Chaplain", "Sir", "Dame", "Lord", "Lady", "Madame", "Monsieur", "Se\u00f1or",
+    "Se\u00f1ora", "Frau", "Herr", "Sister", "Brother", "Saint", "Pope", "King", "Queen",
+    "Prince", "Princess", "PM", "MP", "Lil",
+)  # fmt: skip
+_ON_STAGE = ("DJ", "VJ", "MC")
+_RELATED = re.compile(
+    rf"(?<![\w])(?:(?:{'|'.join(_RELATIVES)})s?,?(?: is| was| called| named)?|"
+    rf"(?:{'|'.join(f'[{cue[0].upper()}{cue[0]}]{cue[1:]}' for cue in _GREETINGS)})),?$"
+)
+_RANKED = re.compile(
+    rf"(?<![\w])(?:(?:(?:{'|'.join(_ABBREVIATED)})\.?|(?<![0-9] )(?:{'|'.join(_RANKS)})) )+"
+    r"(?:de |van |von )?$"
+)
+_STAGED = re.compile(rf"(?<![\w])(?:{'|'.join(_ON_STAGE)}) $")
+_CAPITAL_NEXT = re.compile(rf" (?=[{CAPITAL}])")
+_NAME = re.compile(CAPITALISED)
+# The words before the space, without sign: of most capitalised words none of them stands there.
+_CUES = frozenset(
+    word.rpartition(" ")[2].lower()
+    for word in (
+        *_RELATIVES, *(relative + "s" for relative in _RELATIVES), *_GREETINGS, *_ABBREVIATED,
+        *_RANKS, *_ON_STAGE, "is", "was", "called", "named", "de", "van", "von",
+    )
+)  # fmt: skip
+_LAST_LETTERS = re.compile(r"[^\W\d_]+$")
+# With a small letter these are words: `hey will you`, `thanks hope`.
+_GIVEN = read_list("given") - {
+    "art", "bill", "cash", "chance", "charity", "faith", "grant", "hope", "mark", "may", "will",
+}  # fmt: skip
+_REACH = 40
+
+
+def told(text: str, small: frozenset[str], lists: Words) -> Iterator[Place]:
+    """Who is related, greeted or of a rank; `small` are the words of `text` in small letters."""
+    for gap in _CAPITAL_NEXT.finditer(text):
+        space, start = gap.span()
+        cue = text[text.rfind(" ", 0, space) + 1 : space].rstrip(".,").lower()
+        if not cue.isalpha():
+            letters = _LAST_LETTERS.search(cue)
+            cue = letters[0] if letters else ""
+        if cue not in _CUES:
+            continue
+        name = _NAME.match(text, start)
+        if name is None:
+            continue
+        begin = max(0, start - _REACH)
+        key = plain_word(name[0])
+        if _RELATED.search(text, begin, space):
+            if joins(name[0]) and key not in NOBODY and may_name(key, lists):
+                yield name.span()
+            continue
+        rank = _RANKED.search(text, begin, start)
+        if rank and key.strip("x") and key not in NO_PART and may_name(key, lists):
+            yield rank.start(), name.end()
+        stage = None if rank else _STAGED.search(text, begin, start)
+        if stage and not text[max(0, stage.start() - 60) : name.end()].isupper():
+            yield stage.start(), name.end()
+    for word in sorted((small & _GIVEN) | (small & lists.slips)):
+        start = text.find(f" {word}")
+        while start >= 0:
+            end = start + 1 + len(word)
+            ends = not (
+                text[end : end + 1].isalnum() or text[end : end + 1] in ("_", "'", "\u2019")
+            )
+            if ends and _RELATED.search(text, max(0, start - _REACH), start):
+                yield start + 1, end
+            start = text.find(f" {word}", end)

@@ -1,0 +1,120 @@
+"""What stands beside an English name and belongs to it, and who is told by a word before."""
+
+import pytest
+
+from privacy.masking.config import ENTITY_TYPES
+from privacy.masking.english.words import words
+from privacy.masking.mask import mask, merge
+from privacy.masking.recognisers import find
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _words_are_read() -> None:
+    words()
+
+
+def masked(text: str) -> str:
+    return mask(text, merge(find(text, ENTITY_TYPES)))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("we met Kid Tarvelon yesterday", "Kid"),
+        ("Pie Tarvelon was seen today.", "Pie"),
+        ("Ed Tarvelon called twice.", "Ed"),
+        ("we spoke with Tarvelon Rhymes about it", "Rhymes"),
+        ("seen with Audrey & Hazel in clinic", "Hazel"),
+        ("Hazel and Tarvelon came in", "Hazel"),
+        ("cared for by de Tarvelon at night", "de"),
+        ("met the Duchess of Nairobi there", "Duchess"),
+        ("his daughter Peaches was there", "Peaches"),
+        ("my brother harry paid", "harry"),
+        ("Thanks Frosty, it works now", "Frosty"),
+        ("the ruling of Judge Frosty stands", "Frosty"),
+        ("i asked tom about it", "tom"),
+        ("she moved to ohio last year", "ohio"),
+        ("Listening to Donald frobner now", "frobner"),
+        ("it's page guynn speaking", "page"),
+        ("Heath Ledger liked it", "Ledger"),
+        ("lives in northern Nairobi", "northern"),
+        ("Nairobi railway station was closed", "station"),
+        ("asked @storm about it", "storm"),
+        ("asked @2frobnerz about it", "2frobnerz"),
+        ("a drink with Rutina at noon", "Rutina"),
+    ],
+)
+def test_what_belongs_to_a_name_is_masked_with_it(text: str, name: str) -> None:
+    assert name not in masked(text).replace("[", " ").replace("]", " ").split(), masked(text)
+    assert name not in masked(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Dear Customer, your card is ready.",
+        "Dear Doctor: thank you for the referral.",
+        "Thanks for the card, hope it works.",
+        "my friend will pay it back",
+        "The patient and The Bank agreed.",
+        "Take one tablet @bedtime.",
+        "Cardizem and Adderall were continued.",
+        "He was started on Trileptal, then on Provigil.",
+        "We used an Amplatz dilator and Gelfoam.",
+        "excised in toto, right nasal ala, 20 watts",
+    ],
+)
+def test_ordinary_words_beside_no_name_stay(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_a_word_at_the_start_of_a_sentence_stays_before_a_name() -> None:
+    assert masked("Then Tarvelon called.") == "Then [PERSON] called."
+    assert masked("Called Tarvelon again.") == "Called [PERSON] again."
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "3rd to 5th of june",
+        "3rd and the 5th of June",
+        "June 3rd to 5th",
+        "3-5 June 2021",
+        "twelfth of january",
+        "may the 5th",
+        "5 of may",
+        "first of december 2020",
+        "13/nov/2020",
+        "21 st june",
+        "25th of this month",
+        "12/04 /2011",
+    ],
+)
+def test_dates_as_people_say_them_are_masked_whole(date: str) -> None:
+    assert masked(f"it was on the {date}, i think") == "it was on the [DATE], i think"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the 2nd may be needed",
+        "type 2 may cause it",
+        "a third of patients may march",
+        "take 3 or 5",
+    ],
+)
+def test_numbers_beside_small_may_are_no_dates(text: str) -> None:
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "atendido en Junio 04 por dolor",
+        "citas previas 914 90 66 60 de lunes",
+        "Tfno: 986413144 ext 1530 de lunes",
+        "NHC: 4579. Edad",
+    ],
+)
+def test_numbers_as_spanish_notes_write_them_are_masked(text: str) -> None:
+    assert not any(sign.isdigit() for sign in masked(text))
