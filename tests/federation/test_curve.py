@@ -160,7 +160,8 @@ def test_an_agent_that_is_stopped_in_a_measurement_lacks_a_point_and_doubles_non
     site.trainer.be_honest()
     site.start()
     assert measuring.wait(three) == "finished"
-    assert measured(site) == [0, 2, 3]
+    # Round 2 too, where it was back before round 3 was over.
+    assert measured(site) in ([0, 2, 3], [0, 3])
     assert measured(measuring.sites["b"]) == [0, 1, 2, 3]
 
 
