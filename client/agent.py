@@ -888,10 +888,15 @@ class Agent:
         self._keep_adapter(plan, instruction.adapter, digest)
         results, every = dict(local["results"]), self._config.evaluation.every
         if (said := results.pop("point", None)) is not None:
-            point = Point.of(said, server_round=plan.rounds.num_rounds, adapter=digest)
-            # A crash behind this line measures it again, and keeps one.
-            self._journal.keep_point(plan.digest, point)
-            self._tell(**_newest(point))
+            try:
+                point = Point.of(said, server_round=plan.rounds.num_rounds, adapter=digest)
+            except wire.UNREADABLE as error:
+                # The run's end must not hang on it.
+                self._tell(stage="not_measured", reason=type(error).__name__)
+            else:
+                # A crash behind this line measures it again, and keeps one.
+                self._journal.keep_point(plan.digest, point)
+                self._tell(**_newest(point))
         self._home.write_json(
             self._home.results_path,
             {

@@ -136,7 +136,7 @@ def none_masked(plan: RunPlan) -> list[list[object]]:
 
 def good_figures(server_round: int) -> dict[str, float]:
     """What a measurement in this round comes to."""
-    return {"loss": 9.0 - server_round, "accuracy": server_round / 10, "num_examples": 7}
+    return {"loss": 9.0 / server_round, "accuracy": 1 - 0.5**server_round, "num_examples": 7}
 
 
 Lie = Callable[[RecordDict], RecordDict]
@@ -210,8 +210,10 @@ class Trainer:
             "masking": {"num_records": 1, "num_masked": {}},
             "canaries": all_found(plan),
             "over_masking": none_masked(plan),
-            "results": {"base": {}, "point": good_figures(plan.rounds.num_rounds + 1)},
+            "results": {"base": {}},
         }
+        if kind == "evaluate":
+            local["results"] = {"base": {}, "point": self.measure(plan.rounds.num_rounds + 1)}
         header = json.dumps(local).encode()
         answer = message_to_proto(Message(content, reply_to=message)).SerializeToString()
         return self.spoil(struct.pack("!Q", len(header)) + header + answer)
