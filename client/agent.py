@@ -15,7 +15,8 @@ One round, in this order; each step is durable before the next:
 5. The reply fits the plan; it is signed and kept.
 6. The ledger commits the digest of the update, the journal says so, then the update leaves.
 7. Only now, and in time that the round has left, the child may measure the adapter that the round
-   began with. What comes of it stays here; what fails here costs a point of a curve.
+   began with. What comes of it stays here; what fails costs a point of a curve, and the next
+   round its start where the child dies of it.
 
 The private names of Flower are met here and in `server/engine.py` only; flwr is pinned, and a
 contract test imports each.
@@ -810,7 +811,8 @@ class Agent:
 
         It may take half of what the round had left, because the next one waits for it, and what
         fails once is not tried again before the agent starts anew. A crash here leaves a round
-        without a point: nothing else is owed for it.
+        without a point: nothing else is owed for it. A child that dies of it has to load and mask
+        anew, in the time of the next round.
         """
         server_round = instruction.server_round - 1
         child, trained_s = self._trained
@@ -820,12 +822,12 @@ class Agent:
         # A child that did not train has nothing in memory, and would mask all records for this.
         if plan.digest in self._unmeasured or child != self._worker.pid or left_s <= 0:
             return
-        if server_round in {point.server_round for point in self._journal.points(plan.digest)}:
-            return
         proto = message_to_proto(message)
         proto.metadata.message_type = "query"
-        self._tell(state="working", stage="measuring", server_round=instruction.server_round)
         try:
+            if server_round in {p.server_round for p in self._journal.points(plan.digest)}:
+                return
+            self._tell(state="working", stage="measuring", server_round=instruction.server_round)
             # Between batches it gives up by itself, and stays warm for the next round.
             request = self._request(plan, proto, measure_s=left_s / 2)
             answer = self._worker.call(request, timeout_s=left_s, on_progress=lambda _: None)
@@ -835,6 +837,7 @@ class Agent:
                 raise TrainingError("no unit is held out here")  # noqa: TRY301  one way out
             digest = packed_digest(plan.tensors, instruction.adapter)
             point = Point.of(said, server_round=server_round, adapter=digest)
+            self._journal.keep_point(plan.digest, point)
         except (TrainingError, ConfigError, *wire.UNREADABLE, struct.error) as error:
             self._unmeasured.add(plan.digest)
             # Only our own errors' texts are free of records.
@@ -843,7 +846,6 @@ class Agent:
             if not self._stopping.is_set():
                 self._tell(state="connected", stage="not_measured", reason=reason)
             return
-        self._journal.keep_point(plan.digest, point)
         self._tell(state="connected", stage="measured", **_newest(point))
 
     def _note_start(self, plan: RunPlan, local: Mapping[str, Any]) -> None:
@@ -872,11 +874,16 @@ class Agent:
         return {"surrogate_key": self._home.surrogate_key().secret.hex()}
 
     def _exposure_key(self, plan: RunPlan) -> dict[str, str]:
-        """The key for the child, where the plan needs it."""
+        """The key for the child, where the plan needs it.
+
+        Without it the child measures and does not train: a site that missed every round has none.
+        """
         if not plan.exposure.tracers:
             return {}
-        # A site that missed every round, and is asked to measure, has none yet.
-        return {"exposure_key": self._home.exposure_key(make=True).hex()}
+        try:
+            return {"exposure_key": self._home.exposure_key().hex()}
+        except ConfigError:
+            return {}
 
     def _keep_results(
         self, plan: RunPlan, instruction: wire.Instruction, local: Mapping[str, Any]

@@ -45,7 +45,9 @@ class ExposureTest:
         self._config_digest = file_digest(test.home.config_path)
         self._worker = worker or make_worker(test.home, "client.exposure", reads_records=False)
         added = test.journal.about(Event.TRACERS_ADDED, test.plan.digest)
-        self._pinned = added[0].subjects["tracers"] if added else ""
+        # Without an update of this site nobody trained on its tracers: chance would look safe.
+        sent = test.journal.about(Event.UPDATE_SENT, test.plan.digest)
+        self._pinned = added[0].subjects["tracers"] if added and sent else ""
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +57,7 @@ class ExposureTest:
 
     @property
     def num_tracers(self) -> int:
-        """How many this site added to its units in the run; 0: there is nothing to look for."""
+        """How many this site trained on in the run; 0: there is nothing to look for."""
         return self._test.plan.exposure.tracers if self._pinned else 0
 
     def measure(self, say: Say) -> list[int]:
@@ -67,7 +69,7 @@ class ExposureTest:
         """
         test, plan = self._test, self._test.plan
         if not self.num_tracers:
-            raise ConfigError("expected a run in which this site added tracers, got none")
+            raise ConfigError("expected a run in which this site trained on tracers, got none")
         key = test.home.exposure_key()
         if digest(make_tracers(key, plan, test.site, num_secrets=1)) != self._pinned:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Tracers as the model sees them: in training, and when their secrets are ranked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,10 +14,10 @@ from model.metrics import answer_nll, label_scores
 from model.tokenizer import Example, encode_answer, encode_prompt
 from privacy.dp import exposure
 from privacy.errors import ConfigError, TrainingError
-from privacy.plan import MIN_TRACER_TOKENS, RunPlan
+from privacy.plan import TRACER_ANSWER_TOKENS, RunPlan
 
 # Room for an answer, the same for every secret: else a prompt's end could tell of its length.
-_ROOM = MIN_TRACER_TOKENS // 2
+_ROOM = TRACER_ANSWER_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,21 @@ def tokenized(
         or in too many tokens.
     """
     found = []
+    roomy = replace(plan.text, max_tokens=min(2 * plan.text.max_tokens, 8192))
     for tracer in tracers:
         try:
-            prompt = encode_prompt(tokenizer, tracer.prompt, plan.text, num_reserved=_ROOM)
+            prompt, whole = (
+                encode_prompt(tokenizer, tracer.prompt, text, num_reserved=_ROOM)
+                for text in (plan.text, roomy)
+            )
         except ValueError as error:
             raise ConfigError(f"text.prompt_template: {error}") from None
+        if len(whole) > len(prompt):
+            # Cut, several tracers may have one prompt, and their secrets compete behind it.
+            raise ConfigError(
+                f"expected max_tokens with room for a tracer's prompt of {len(whole)} tokens, got"
+                f" {plan.text.max_tokens}"
+            )
         answers = [encode_answer(tokenizer, secret, plan.text) for secret in tracer.secrets]
         longest = max(len(answer) for answer in answers)
         if longest > _ROOM or any(answer[-1] != tokenizer.eos_token_id for answer in answers):

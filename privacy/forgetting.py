@@ -13,6 +13,8 @@ from privacy.audit.store import read_lines
 from privacy.console import OK, Parser, UsageError, add_keys, result, result_json, say
 from privacy.errors import ConfigError, VerificationError
 
+_MAX_DIGITS = 18  # more than any log has entries, and what a counter holds
+
 
 def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `openings` and `forget`."""
@@ -184,10 +186,10 @@ def _wanted(
     for text in entries:
         if is_commitment(text):
             wanted[text] = {text: text}
-        elif text.isdecimal() and text.isascii():
+        elif text.isdecimal() and text.isascii() and len(text) <= _MAX_DIGITS:
             numbers.append(int(text))
         else:
-            raise UsageError(f"expected an entry's number or a commitment, got {text!r}")
+            raise UsageError(f"expected an entry's number or a commitment, got {text[:80]!r}")
     if numbers and log is None:
         raise UsageError("expected --log LOG with entries' numbers, got none")
     if log is not None and numbers:

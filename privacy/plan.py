@@ -36,9 +36,12 @@ MAX_TRACERS = 64
 # Of a site's declared units. Tracers go into the same steps as records and teach nothing, so at
 # most one part in twenty of what moves an adapter is theirs.
 MAX_TRACER_SHARE = 0.05
-# An answer has half of `max_tokens`; a secret has 8 digits, a space and an end, and some
-# tokenizers take a token and more for each: one that is cut could not be told from others.
-MIN_TRACER_TOKENS = 32
+# A secret has 8 digits, a space and an end, and some tokenizers take a token and more for each:
+# one that is cut could not be told from others.
+TRACER_ANSWER_TOKENS = 16
+# The prompt of a tracer, a token a byte, and a beginning. Cut to the same few letters for all,
+# secrets would compete behind one prompt, and an adapter would look as if it remembered nothing.
+TRACER_PROMPT_TOKENS = 40
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -272,9 +275,11 @@ class RunPlan:
                     f"expected at most {100 * MAX_TRACER_SHARE:g} % of the {site.num_units} units "
                     f"of {site.name} as tracers, got {tracers}"
                 )
-        if self.text.max_tokens < MIN_TRACER_TOKENS:
+        frame = self.text.prompt_template.format(prompt="").encode()
+        needed = TRACER_ANSWER_TOKENS + TRACER_PROMPT_TOKENS + len(frame)
+        if self.text.max_tokens < needed:
             raise ValueError(
-                f"expected max_tokens >= {MIN_TRACER_TOKENS} with tracers, "
+                f"expected max_tokens >= {needed} with tracers and this prompt_template, "
                 f"got {self.text.max_tokens}"
             )
 

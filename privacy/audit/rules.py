@@ -111,6 +111,7 @@ class Rules:
         self._committed_tests: dict[str, dict[_Test, Entry]] = {}
         self._tracers: dict[str, dict[str, str]] = {}
         self._exposures: dict[str, dict[str, Entry]] = {}
+        self._finished: set[str] = set()
         self._told: dict[str, dict[_Test, Mapping[str, str]]] = {}
         self._digests: set[bytes] = set()
         self._checks: Mapping[Event, Callable[[Entry], None]] = {
@@ -596,11 +597,21 @@ class Rules:
             f"expected {planned} ranks, one for each of the plan's tracers, got"
             f" {len(said['ranks'])}",
         )
-        # An early adapter remembers least.
+        # An early adapter remembers least, and one without this site's updates nothing.
         released = self._released[run_id]
         _need(
             entry.subjects["adapter"] == released[max(released)],
             f"expected ranks under the newest adapter of run {run_id}, got an earlier one",
+        )
+        _need(
+            run_id in self._finished or max(released) == self.plans[digest].rounds.num_rounds,
+            f"expected ranks behind the last round of run {run_id}, got them behind round"
+            f" {max(released)}",
+        )
+        _need(
+            any(site in self._accepted.get((digest, run_id, number), {}) for number in released),
+            f"expected an update of {site} in an adapter of run {run_id}, got none: nobody trained"
+            " on its tracers",
         )
         earlier = self._exposures.setdefault(site, {}).setdefault(digest, entry)
         _need(
@@ -683,6 +694,10 @@ class Rules:
             f"the adapter of round {place[2]} names {', '.join(missing)}, whose update was not"
             " accepted",
         )
+        _need(
+            place[1] not in self._finished,
+            f"expected no adapter of run {place[1]} behind its end",
+        )
         needed = self.plans[place[0]].rounds.min_sites
         _need(
             len(sites) >= needed, f"expected updates of at least {needed} sites, got {len(sites)}"
@@ -717,6 +732,7 @@ class Rules:
             entry.subjects.get("adapter", last) == last,
             "expected the run to end with the adapter released last, got another digest",
         )
+        self._finished.add(run_id)
 
 
 def _test_event(entry: Entry) -> calibrate.Event:

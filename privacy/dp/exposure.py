@@ -17,9 +17,10 @@ have to be many to matter, and then the alarm may be false; an all-clear never i
 
 What privacy allows (`allowed_mean`). Tracers are units like any other, so the run is (epsilon,
 delta)-differentially private in each of them too. Without tracer i the adapter does not depend on
-its secret, and its rank is at most k with chance at most k / R. With it, therefore, with chance at
-most e^epsilon k / R + delta, for every k; the mean of log2(R / r) is a sum over these chances. By
-linearity that bounds the expected mean over all tracers. It bounds no single outcome.
+its secret, and, where losses do not tie, its rank is at most k with chance k / R. With it,
+therefore, with chance at most e^epsilon k / R + delta, for every k; the mean of log2(R / r) is a
+sum over these chances. By linearity that bounds the expected mean over all tracers. It bounds no
+single outcome.
 
 Nothing here takes a record. Ranks are functions of the released adapter, of the base and of
 made-up secrets: post-processing of what is private already, at no cost.

@@ -138,19 +138,24 @@ def test_a_tracer_is_one_sequence_whose_secret_is_learnt(
 def test_the_shortest_sequences_that_a_plan_may_have_hold_a_whole_secret(
     plan: RunPlan, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    short = replace(plan, text=TextConfig(max_tokens=32))
-    for candidates in tokenized(make_tracers(KEY, short, "s"), tokenizer, short):
-        assert len(candidates.prompt) + max(map(len, candidates.answers)) <= 32
+    short = replace(plan, text=TextConfig(max_tokens=63))
+    made = make_tracers(KEY, short, "s")
+    for tracer, candidates in zip(made, tokenized(made, tokenizer, short), strict=True):
+        assert len(candidates.prompt) + max(map(len, candidates.answers)) <= 63
+        # Cut, all tracers might begin alike.
+        assert tracer.prompt in tokenizer.decode(candidates.prompt)
         assert candidates.trained.input_ids[-1] == tokenizer.eos_token_id
 
 
-def test_a_template_without_room_is_refused(
-    plan: RunPlan, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_template_without_room_is_refused(plan: RunPlan) -> None:
     text = TextConfig(prompt_template="one two three " * 40 + "{prompt}", max_tokens=64)
-    crowded = replace(plan, text=text)
-    with pytest.raises(ConfigError, match=r"text\.prompt_template"):
-        tokenized(make_tracers(KEY, crowded, "s"), tokenizer, crowded)
+    with pytest.raises(ValueError, match=r"expected max_tokens >= 616 with tracers .*, got 64"):
+        replace(plan, text=text)
+    # A tokenizer may take more than a token a byte.
+    tight = replace(plan, text=TextConfig(max_tokens=63))
+    wide = Blind(per_character=2)
+    with pytest.raises(ConfigError, match="with room for a tracer's prompt"):
+        tokenized(make_tracers(KEY, tight, "s"), wide, tight)  # type: ignore[arg-type]
 
 
 class Blind:
@@ -173,8 +178,9 @@ class Blind:
 def test_a_tokenizer_that_cannot_tell_secrets_apart_is_refused(
     plan: RunPlan, per_character: int, message: str
 ) -> None:
+    roomy = replace(plan, text=TextConfig(max_tokens=512))
     with pytest.raises(ConfigError, match=message):
-        tokenized(make_tracers(KEY, plan, "s"), Blind(per_character), plan)  # type: ignore[arg-type]
+        tokenized(make_tracers(KEY, roomy, "s"), Blind(per_character), roomy)  # type: ignore[arg-type]
 
 
 # -- no record has a part in them ----------------------------------------------------------------

@@ -180,6 +180,14 @@ def test_nothing_is_deleted_when_one_entry_cannot_be_meant(
     assert Path(case.openings).read_bytes() == before
 
 
+def test_a_number_that_no_log_reaches_is_refused(case: Case) -> None:
+    before = Path(case.openings).read_bytes()
+    for digits in ("9" * 19, "9" * 5000):
+        arguments = ["forget", digits, "--openings", case.openings, "--log", case.log]
+        assert main([*arguments, "--keys", case.keys]) == 2
+    assert Path(case.openings).read_bytes() == before
+
+
 def test_a_mistyped_file_does_not_read_as_nothing_kept(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ _CUES = frozenset(
         *_RANKS, *_ON_STAGE, "is", "was", "called", "named", "de", "van", "von",
     )
 )  # fmt: skip
+_LONGEST = 40
 _LAST_LETTERS = re.compile(r"[^\W\d_]+$")
 # With a small letter these are words: `hey will you`, `thanks hope`.
 _GIVEN = read_list("given") - {
@@ -63,7 +64,9 @@ def told(text: str, small: frozenset[str], lists: Words) -> Iterator[Place]:
     """Who is related, greeted or of a rank; `small` are the words of `text` in small letters."""
     for gap in _CAPITAL_NEXT.finditer(text):
         space, start = gap.span()
-        cue = text[text.rfind(" ", 0, space) + 1 : space].rstrip(".,").lower()
+        # Longer than any cue is a sequence or the like: it would be searched at each letter.
+        cue = text[max(text.rfind(" ", 0, space) + 1, space - _LONGEST) : space]
+        cue = cue.rstrip(".,").lower()
         if not cue.isalpha():
             letters = _LAST_LETTERS.search(cue)
             cue = letters[0] if letters else ""

@@ -128,6 +128,55 @@ def test_ranks_under_an_early_adapter_are_named(tmp_path: Path) -> None:
     assert "expected ranks under the newest adapter of run 7, got an earlier one" in message
 
 
+def test_ranks_before_the_last_round_are_named(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "log", plan=make_plan(num_rounds=2, tracers=3))
+    federation.begin()
+    federation.round(1)
+    index = federation.measure_exposure(SITE, 1, RANKS)
+    federation.round(2)
+    found, message = first_bad(federation)
+    assert found == index
+    assert "expected ranks behind the last round of run 7, got them behind round 1" in message
+
+
+def test_ranks_behind_a_run_whose_last_round_failed_verify(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "log", plan=make_plan(num_rounds=2, tracers=3))
+    federation.begin()
+    federation.round(1)
+    federation.finish(1)
+    federation.measure_exposure(SITE, 1, RANKS)
+    verified(federation)
+
+
+def test_no_adapter_is_released_behind_the_end_of_its_run(tmp_path: Path) -> None:
+    """Ranks under an early one would stand for it."""
+    federation = Federation(tmp_path / "log", plan=make_plan(num_rounds=2, tracers=3))
+    federation.begin()
+    federation.round(1)
+    federation.finish(1)
+    federation.measure_exposure(SITE, 1, RANKS)
+    for site in federation.sites:
+        federation.train(site, 2)
+    index = federation.release(2)
+    found, message = first_bad(federation)
+    assert found == index
+    assert "expected no adapter of run 7 behind its end" in message
+
+
+def test_ranks_of_tracers_that_nobody_trained_on_are_named(tmp_path: Path) -> None:
+    """A site could draw its secrets when it knows the adapter, and nothing would be remembered."""
+    federation = Federation(tmp_path / "log", plan=make_plan(num_rounds=1, tracers=3))
+    federation.begin()
+    others = [site for site in federation.sites if site != SITE]
+    for site in others:
+        federation.train(site, 1)
+    federation.release(1, others)
+    index = federation.measure_exposure(SITE, 1, RANKS)
+    found, message = first_bad(federation)
+    assert found == index
+    assert "expected an update of hospital_a in an adapter of run 7, got none" in message
+
+
 @pytest.mark.parametrize("ranks", [[], [0, 1, 2], [1, 2, 1025], [1, 2, 3.5], [1, 2, True], "123"])
 def test_what_is_no_rank_is_never_signed(federation: Federation, ranks: list[int]) -> None:
     with pytest.raises(ValueError, match="expected ranks to be a list of ranks"):
