@@ -437,12 +437,12 @@ class Consortium:
             since = found["version"]
 
     def spends(self, site: str, plan: str) -> list[tuple[int, float, float, int]]:
-        """What the ledger of a site holds under a plan: round, noise, rate, steps."""
+        """What the ledger of a site holds of a plan's rounds: round, noise, rate, steps."""
         budget = self.type_site(site, "budget").result
         return [
             (r["server_round"], r["noise_multiplier"], r["sample_rate"], r["num_steps"])
             for r in budget["rounds"]
-            if r["plan"] == plan
+            if r["plan"] == plan and r["kind"] == "round"
         ]
 
     def entries(self, event: Event | None = None, plan: str = "") -> list[Entry]:
