@@ -21,7 +21,14 @@ from privacy.audit.verify import verify_log
 from privacy.errors import ConfigError, InstructionRefusedError
 from privacy.plan import RoundsConfig
 from server.control import control
-from tests.federation.world import INITIAL, NUM_TRAINED, Federation, Site, quiet_plan
+from tests.federation.world import (
+    INITIAL,
+    NUM_TRAINED,
+    PATIENCE_S,
+    Federation,
+    Site,
+    quiet_plan,
+)
 
 
 @pytest.fixture
@@ -96,7 +103,7 @@ def test_a_restarted_coordinator_takes_the_step_that_it_would_have_taken(
     trio.offer(plan, wait_s=30.0)
     for site in trio.sites.values():
         site.decide(plan)
-    assert c.trainer.is_busy.wait(30)
+    assert c.trainer.is_busy.wait(PATIENCE_S)
     trio.stop()
     trio.start()
     c.trainer.stopped.set()

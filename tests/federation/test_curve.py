@@ -12,8 +12,18 @@ from client.worker import WorkerDiedError, WorkerFailedError, WorkerTimeoutError
 from model.tensors import packed_digest
 from privacy.audit.entry import Event
 from privacy.plan import RoundsConfig, RunPlan
-from tests.federation.world import INITIAL, SPECS, Federation, Site, quiet_plan
+from tests.federation.world import (
+    DEADLINE_S,
+    INITIAL,
+    PATIENCE_S,
+    SPECS,
+    Federation,
+    Site,
+    quiet_plan,
+)
 
+# What one round takes at a site that must tell it from its limit.
+SLOW_S = 0.5
 # Of figures that nothing else in the world has.
 LOSS, ACCURACY = 6.271828459, 0.314159265
 
@@ -34,7 +44,7 @@ def measuring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 def three(request: pytest.FixtureRequest) -> RunPlan:
     """A plan of three rounds that costs little."""
     return quiet_plan(
-        request.node.name, rounds=RoundsConfig(num_rounds=3, min_sites=2, deadline_s=20.0)
+        request.node.name, rounds=RoundsConfig(num_rounds=3, min_sites=2, deadline_s=DEADLINE_S)
     )
 
 
@@ -119,7 +129,7 @@ def test_a_measurement_that_fails_costs_a_point_and_no_round(
     measuring: Federation, wrong: object
 ) -> None:
     name = f"{wrong!r}"
-    plan = quiet_plan(name, rounds=RoundsConfig(num_rounds=2, min_sites=2, deadline_s=20.0))
+    plan = quiet_plan(name, rounds=RoundsConfig(num_rounds=2, min_sites=2, deadline_s=DEADLINE_S))
     bad, good = measuring.sites["a"], measuring.sites["b"]
 
     def fail(server_round: int) -> object:
@@ -159,7 +169,7 @@ def test_an_agent_that_is_stopped_in_a_measurement_lacks_a_point_and_doubles_non
     measuring.offer(three, wait_s=30.0)
     for other in measuring.sites.values():
         other.decide(three)
-    assert site.trainer.is_busy.wait(30)
+    assert site.trainer.is_busy.wait(PATIENCE_S)
     site.stop()
     site.trainer.be_honest()
     site.start()
@@ -181,7 +191,7 @@ def test_a_measurement_has_half_of_what_a_round_left_and_no_less_than_nothing(
         return call(request, timeout_s=timeout_s, **more)
 
     def slow(server_round: int) -> None:
-        time.sleep(0.5)
+        time.sleep(SLOW_S)
         if server_round == 2:
             # As if the deadline were past: there is nothing left to measure in.
             monkeypatch.setattr(site.agent, "_limit_s", lambda _: 0.4)
@@ -191,9 +201,9 @@ def test_a_measurement_has_half_of_what_a_round_left_and_no_less_than_nothing(
     before = len(site.trainer.measured)
     assert measuring.run(three).state == "finished"
     train, measure, *_ = given
-    assert train == 20.0
+    assert train == DEADLINE_S
     # The next round waits for it.
-    assert 0 < measure <= (20.0 - 0.5) / 2
+    assert 0 < measure <= (DEADLINE_S - SLOW_S) / 2
     assert site.trainer.measured[before:] == [1]
     assert measured(site) == [0, 3]
 

@@ -6,7 +6,6 @@ added is what the run releases.
 
 import dataclasses
 import struct
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from privacy.errors import OwnNotesError
 from privacy.pki.identity import SigningKey
 from privacy.plan import RoundsConfig, RunPlan
 from tests.federation.world import (
+    DEADLINE_S,
     NUM_TRAINED,
+    PATIENCE_S,
     Federation,
     Lie,
     Trainer,
@@ -35,7 +36,6 @@ from tests.federation.world import (
     quiet_plan,
 )
 
-pytestmark = pytest.mark.slow
 pytestmark = pytest.mark.slow
 PRIVATE_TEXT = "Jane Doe, born 1970"
 
@@ -214,7 +214,7 @@ class Told:
 
 def lying_plan(name: str, num_lies: int) -> RunPlan:
     """A plan with a round for every two lies."""
-    rounds = RoundsConfig(num_rounds=-(-num_lies // 2), min_sites=1, deadline_s=20.0)
+    rounds = RoundsConfig(num_rounds=-(-num_lies // 2), min_sites=1, deadline_s=DEADLINE_S)
     return quiet_plan(name, rounds=rounds)
 
 
@@ -236,7 +236,7 @@ def to_agent(shared: Federation) -> Told:
                 fault(server_round)
 
         trainer.before = before
-    shared.run(plan, timeout_s=50)
+    shared.run(plan, timeout_s=PATIENCE_S)
     return Told(shared, plan)
 
 
@@ -275,14 +275,12 @@ def test_own_notes_end_the_agent_and_no_log_says_so(tmp_path: Path) -> None:
         site.trainer.before = failing(
             WorkerFailedError(OwnNotesError.__name__, "", "(own), got 0.5", hint="mend them")
         )
-        rounds = RoundsConfig(num_rounds=1, min_sites=1, deadline_s=8.0)
+        rounds = RoundsConfig(num_rounds=1, min_sites=1, deadline_s=DEADLINE_S)
         plan = quiet_plan("own", "ab", rounds=rounds)
         world.offer(plan, wait_s=30.0)
         for other in world.sites.values():
             other.decide(plan)
-        deadline = time.monotonic() + 20
-        while site.error is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        site.join()
         assert isinstance(site.error, OwnNotesError)
         assert "(own), got 0.5" in str(site.error)
         assert site.error.hint == "mend them"
@@ -386,7 +384,7 @@ def to_coordinator(shared: Federation, to_agent: Told) -> Told:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Link, "push", push)
-        shared.run(plan, timeout_s=50)
+        shared.run(plan, timeout_s=PATIENCE_S)
     return Told(shared, plan)
 
 

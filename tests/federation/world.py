@@ -64,6 +64,10 @@ SPECS = (
 INITIAL: Packed = np.linspace(0, 1.3, packed_size(SPECS), dtype=np.float32)
 NUM_TRAINED = 8
 NUM_UNITS = 100
+# A round takes a second, on a busy machine many: where every site answers, no test waits for it.
+DEADLINE_S = 60.0
+# How long a test waits for what should have happened long ago.
+PATIENCE_S = 180.0
 
 
 # Flower takes a second to make its tables: the first federation makes them for all.
@@ -93,7 +97,7 @@ def make_plan(names: list[str], **changes: object) -> RunPlan:
         "text": TextConfig(),
         "masking": MaskingConfig(),
         "optimizer": OptimizerConfig(),
-        "rounds": RoundsConfig(num_rounds=num_rounds, min_sites=2, deadline_s=20.0),
+        "rounds": RoundsConfig(num_rounds=num_rounds, min_sites=2, deadline_s=DEADLINE_S),
         "exits": ExitConfig(
             max_update_norm=100.0, max_update_bytes=50_000, metrics=("num_steps",)
         ),
@@ -166,7 +170,7 @@ class Trainer:
     def hang(self, _server_round: int) -> None:
         """Hang until `stop`, like a child that is ended then."""
         self.is_busy.set()
-        assert self.stopped.wait(30)
+        assert self.stopped.wait(PATIENCE_S)
         raise WorkerDiedError(None)
 
     def call(
@@ -300,6 +304,11 @@ class Site:
             self.agent.stop()
             self._thread.join(timeout=40)
             self.agent = None
+
+    def join(self) -> None:
+        """Wait until the agent ends by itself; `error` says why it did."""
+        assert self._thread is not None
+        self._thread.join(timeout=PATIENCE_S)
 
     def kept(self, plan: RunPlan, kind: str = "train", server_round: int = 1) -> bytes | None:
         """The reply that left the site or may, None where there is none."""
@@ -468,7 +477,7 @@ class Federation:
                 site.stop()
             self.stop()
 
-    def run(self, plan: RunPlan, timeout_s: float = 40.0) -> Run:
+    def run(self, plan: RunPlan, timeout_s: float = PATIENCE_S) -> Run:
         """Offer a plan, have its sites approve it, and wait for its end; then all are honest."""
         assert self.coordinator is not None
         self.offer(plan, wait_s=30.0)
@@ -539,7 +548,7 @@ class Federation:
         self.coordinator.registry.release(plan.tensors, INITIAL, plan.adapter, plan.base.name)
         control(self.config, "Offer", plan=plan.canonical().decode(), wait_s=wait_s)
 
-    def wait(self, plan: RunPlan, timeout_s: float = 60.0) -> RunState:
+    def wait(self, plan: RunPlan, timeout_s: float = PATIENCE_S) -> RunState:
         """Wait until the run of a plan is over; returns how it ended."""
         return self.wait_for(
             plan,
@@ -548,7 +557,10 @@ class Federation:
         )
 
     def wait_for(
-        self, plan: RunPlan, done: Callable[[Mapping[str, object]], bool], timeout_s: float = 60.0
+        self,
+        plan: RunPlan,
+        done: Callable[[Mapping[str, object]], bool],
+        timeout_s: float = PATIENCE_S,
     ) -> RunState:
         """Wait until `done` holds for the run of a plan."""
         deadline = datetime.now(UTC) + timedelta(seconds=timeout_s)
