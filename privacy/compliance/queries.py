@@ -235,17 +235,23 @@ def _self_tests(evidence: Evidence, words: Words) -> Finding:
 
 def _privacy_tests(evidence: Evidence, words: Words) -> Finding:
     senders = _senders(evidence)
-    tested = [site for site in senders if any(test.counts for test in site.tests)]
-    if not tested:
+    attacked = [site for site in senders if any(test.counts for test in site.tests)]
+    ranked = [site for site in senders if site.ranked]
+    if not attacked and not ranked:
         return Finding(Shown.NOTHING, words("No privacy test of an adapter is in the log."))
     text = words(
-        "{a} of {b} institutions that sent updates attacked a released adapter with their own"
-        " units and released noised figures; what they are, the report shows.",
-        a=len(tested),
+        "Of {b} institutions that sent updates {a} attacked a released adapter with their own"
+        " units and released noised figures, and {c} ranked made-up secrets that they had trained"
+        " on; what came out, the report shows.",
+        a=len(attacked),
         b=len(senders),
+        c=len(ranked),
     )
-    entries = tuple(n for site in tested for test in site.tests for n in test.entries)
-    return Finding(_share(len(tested), len(senders)), text, entries)
+    tests = [n for site in attacked for test in site.tests for n in test.entries]
+    ranks = [n for site in ranked for these in site.ranked.values() for n in these.entries]
+    # Ranks are of made-up units alone: no institution's own are attacked by them.
+    shown = _share(len(attacked), len(senders)) if attacked else Shown.PARTLY
+    return Finding(shown, text, tuple(sorted({*tests, *ranks})))
 
 
 def _releases(evidence: Evidence, words: Words) -> Finding:

@@ -9,7 +9,9 @@ from privacy.audit.entry import Event
 from privacy.audit.summary import Summary
 from privacy.audit.verify import VerifiedLog, check_log, verify_log
 from privacy.compliance.evidence import gather
+from privacy.compliance.queries import QUERIES, Shown
 from privacy.compliance.report import Extras, render_report
+from privacy.compliance.words import Words
 from privacy.dp import exposure
 from privacy.errors import VerificationError
 from tests.privacy.evidence import (
@@ -251,6 +253,22 @@ def test_the_report_shows_exposure_and_who_did_not_measure_it(federation: Federa
     # The two others had tracers and said nothing.
     assert page.count(">not measured<") == 2
     assert "虚构秘密的暴露度" in page_of(federation, "zh")
+
+
+def test_ranks_alone_show_a_control_of_privacy_tests_in_part(federation: Federation) -> None:
+    query = QUERIES["privacy-tests"]
+    assert query(gather(verified(federation)), Words("en")).shown is Shown.NOTHING
+    ranked = federation.measure_exposure(SITE, 1, RANKS)
+    found = query(gather(verified(federation)), Words("en"))
+    assert (found.shown, found.entries) == (Shown.PARTLY, (ranked,))
+    assert "1 ranked made-up secrets" in found.text
+    federation.test_adapter(SITE, 1)
+    both = query(gather(verified(federation)), Words("en"))
+    assert both.shown is Shown.PARTLY
+    assert ranked in both.entries
+    assert len(both.entries) > 1
+    assert "Of 3 institutions" in both.text
+    assert "1 attacked" in both.text
 
 
 def test_a_run_without_tracers_says_so_beside_another_test(tmp_path: Path) -> None:
