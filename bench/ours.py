@@ -9,7 +9,6 @@ adapter.
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,11 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Message
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto import message_pb2
 
-from client.agent import Agent, Link
+from client.agent import Agent
+from client.framing import frame, unframe
 from client.home import SiteHome
+from client.link import Link, read_message, write_message
 from model.config import AdapterConfig, BaseRef, TensorSpec
 from model.tensors import packed_digest, packed_size
 from privacy import wire
@@ -198,10 +197,10 @@ class TrivialWorker:
         timeout_s: float,
         on_progress: Callable[[Mapping[str, object]], None],
     ) -> bytes:
-        """The reply to one request, in the form of `client.agent`'s child process."""
-        (size,) = struct.unpack("!Q", request[:8])
-        plan = RunPlan.parse(json.loads(request[8 : 8 + size])["plan"].encode())
-        message = message_from_proto(message_pb2.Message.FromString(request[8 + size :]))
+        """The reply to one request, in the form of the closed room's program."""
+        header, sent = unframe(request)
+        plan = RunPlan.parse(header["plan"].encode())
+        message = read_message(sent)
         train = message.metadata.message_type == "train"
         update = np.ones(packed_size(plan.trained_tensors), dtype=np.float32) if train else None
         digest = wire.NO_UPDATE
@@ -216,10 +215,8 @@ class TrivialWorker:
             update_digest=digest,
             metrics={},
         )
-        header = json.dumps({"results": {}}).encode()
-        answer = message_to_proto(Message(wire.write_reply(reply, plan), reply_to=message))
-        sent: bytes = answer.SerializeToString()
-        return struct.pack("!Q", len(header)) + header + sent
+        answer = Message(wire.write_reply(reply, plan), reply_to=message)
+        return frame({"results": {}}, write_message(answer))
 
     def start(self) -> None:
         """Nothing is to be started."""

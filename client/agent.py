@@ -18,48 +18,33 @@ One round, in this order; each step is durable before the next:
    began with. What comes of it stays here; what fails costs a point of a curve, and the next
    round its start where the child dies of it.
 
-The private names of Flower are met here and in `server/engine.py` only; flwr is pinned, and a
-contract test imports each.
 """
 
 import json
-import os
 import re
 import secrets
-import struct
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.clientapp import ClientApp
-from flwr.common.serde import (
-    message_from_proto,
-    message_to_proto,
-    recorddict_from_proto,
-    recorddict_to_proto,
-)
-from flwr.proto import fleet_pb2, fleet_pb2_grpc, heartbeat_pb2, message_pb2, recorddict_pb2
-from flwr.proto.node_pb2 import Node
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.app import Error, Message, RecordDict
 
 from client import tracers
 from client.curve import Point, as_results, is_due
+from client.framing import frame, unframe
 from client.home import SiteHome, file_digest
+from client.link import (
+    Link,
+    read_content,
+    read_records,
+    write_message,
+    write_records,
+)
+from client.room import make_worker
 from client.witness import BadAnswers, SiteWitness, check_stopped
-from client.worker import Feed, Worker, WorkerFailedError, WorkerTimeoutError
+from client.worker import Worker, WorkerFailedError, WorkerTimeoutError
 from model.tensors import Packed, packed_digest, write_adapter_folder
 from privacy import wire
 from privacy.audit.entry import Event
@@ -82,213 +67,13 @@ from privacy.masking.figures import parse_over_masking, parse_recalls
 from privacy.plan import RunPlan
 from privacy.version import VERSION
 
-CALL_S: Final = 30.0
-# Longer than the coordinator holds a call open, so that the answer always comes first.
-PULL_S: Final = 45.0
 END_S: Final = 5.0
 HEARTBEAT_S: Final = 8.0
-HEARTBEAT_INTERVAL_S: Final = 10.0
 MAX_PAUSE_S: Final = 15.0
-MAX_OBJECTS: Final = 256
-MAX_INSTRUCTION_BYTES: Final = 1024 * 1024 * 1024
 REFUSED_CODE: Final = 1
-_HEADER: Final = struct.Struct("!Q")
 _GROUP: Final = re.compile(r"[0-9]{1,9}")
 
-# Flower's protobuf classes carry no types that a checker could use.
-Proto = Any
 Say = Callable[[Mapping[str, object]], None]
-
-
-class Link:
-    """The calls to the coordinator, over one channel.
-
-    Raises (every method):
-      TransportError: The coordinator cannot be reached, or the call failed on the way.
-      VerificationError: It does not let this site in, any more or at all.
-      ConfigError: It refused what was sent.
-    """
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._channel = channel
-        self._fleet = fleet_pb2_grpc.FleetStub(channel)
-        self._node = Node()
-        self._pulling: Proto = None
-
-    def cancel_pull(self) -> None:
-        """End a `pull` that waits in another thread; it returns None."""
-        if self._pulling is not None:
-            self._pulling.cancel()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
-
-    def hello(self) -> Mapping[str, Any]:
-        """Federation, time and version of the coordinator."""
-        answer: Mapping[str, Any] = self._door("Hello", b"{}")
-        return answer
-
-    def plans(self) -> list[RunPlan]:
-        """Plans that are offered to this site or run with it."""
-        return [RunPlan.parse(text.encode()) for text in self._door("Plans", b"{}")["plans"]]
-
-    def append(self, lines: Sequence[bytes]) -> list[int]:
-        """Put entries into the log, in their order; returns their places in it."""
-        return [int(index) for index in self._door("Append", b"\n".join(lines))["indices"]]
-
-    def checkpoint(self, old_size: int) -> str:
-        """A request to cosign what the log became since it had `old_size` entries, or empty."""
-        return str(self._door("Checkpoint", str(old_size).encode())["request"])
-
-    def cosign(self, note: str) -> bool:
-        """Hand over a cosignature; False when another checkpoint is asked for by now."""
-        return bool(self._door("Cosign", note.encode())["kept"])
-
-    def activate(self, public_key: bytes) -> None:
-        """Come online as this site's node."""
-        registered = self._call(
-            self._fleet.RegisterNode, fleet_pb2.RegisterNodeFleetRequest(public_key=public_key)
-        )
-        self._node = Node(node_id=registered.node_id)
-        self._call(
-            self._fleet.ActivateNode,
-            fleet_pb2.ActivateNodeRequest(
-                public_key=public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
-            ),
-        )
-
-    def deactivate(self) -> None:
-        """Go offline, so that no round waits for this site."""
-        self._call(
-            self._fleet.DeactivateNode,
-            fleet_pb2.DeactivateNodeRequest(node_id=self._node.node_id),
-        )
-
-    def heartbeat(self) -> None:
-        """Stay online."""
-        self._call(
-            self._fleet.SendNodeHeartbeat,
-            heartbeat_pb2.SendNodeHeartbeatRequest(
-                node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S
-            ),
-        )
-
-    def pull(self) -> tuple[Message, int] | None:
-        """The next instruction and its size in bytes; None when there is none for a while.
-
-        Objects that make no message come back as one without records, so that it is refused and
-        answered like any other that breaks a rule.
-        """
-        self._pulling = self._fleet.PullMessages.future(
-            fleet_pb2.PullMessagesRequest(node=self._node), timeout=PULL_S
-        )
-        try:
-            answer = self._call(lambda *_, **__: self._pulling.result(), None)
-        except grpc.FutureCancelledError:
-            return None
-        if not answer.messages_list:
-            return None
-        try:
-            announced, tree = answer.messages_list[0], answer.message_object_trees[0]
-            bare = message_from_proto(announced)
-        except wire.UNREADABLE as error:
-            raise ConfigError(
-                f"expected an announced instruction, got {type(error).__name__}"
-            ) from None
-        object_ids = [node.object_id for node in iterate_object_tree(tree)]
-        if len(object_ids) > MAX_OBJECTS:
-            raise ConfigError(
-                f"expected an instruction of at most {MAX_OBJECTS} objects, got {len(object_ids)}"
-            )
-        run_id = announced.metadata.run_id
-        requests = [
-            message_pb2.PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id)
-            for object_id in object_ids
-        ]
-        contents: dict[str, bytes] = {}
-        num_bytes = 0
-        pulls = self._together(self._fleet.PullObject, requests)
-        for object_id, pulled in zip(object_ids, pulls, strict=True):
-            num_bytes += len(pulled.object_content)
-            if not pulled.object_available or num_bytes > MAX_INSTRUCTION_BYTES:
-                raise TransportError("expected every object of an instruction, within the limit")
-            contents[object_id] = pulled.object_content
-        self._call(
-            self._fleet.ConfirmMessageReceived,
-            message_pb2.ConfirmMessageReceivedRequest(
-                node=self._node, run_id=run_id, message_object_id=tree.object_id
-            ),
-        )
-        try:
-            message = inflate_object_from_contents(tree.object_id, contents)
-        except wire.UNREADABLE:
-            return bare, num_bytes
-        if not isinstance(message, Message):
-            return bare, num_bytes
-        message.metadata.__dict__["_message_id"] = announced.metadata.message_id
-        return message, num_bytes
-
-    def push(self, reply: Message) -> int:
-        """Send a reply; returns its size in bytes once the coordinator has all of it."""
-        with no_object_id_recompute():
-            reply.metadata.__dict__["_message_id"] = reply.object_id
-            objects = get_all_nested_objects(reply)
-            answer = self._call(
-                self._fleet.PushMessages,
-                fleet_pb2.PushMessagesRequest(
-                    node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(reply))],
-                    message_object_trees=[get_object_tree(reply)],
-                ),
-            )
-            requests = [
-                message_pb2.PushObjectRequest(
-                    node=self._node,
-                    run_id=reply.metadata.run_id,
-                    object_id=object_id,
-                    object_content=objects[object_id].deflate(),
-                    session_id=answer.session_id,
-                )
-                for object_id in answer.objects_to_push
-            ]
-        for stored in self._together(self._fleet.PushObject, requests):
-            if not stored.stored:
-                raise TransportError("the coordinator did not keep a part of the reply")
-        return sum(len(request.object_content) for request in requests)
-
-    def _together(self, method: Proto, requests: Sequence[Proto]) -> Iterator[Proto]:
-        """The answers to several calls of one method that are on their way at once, in order."""
-        sending = [method.future(request, timeout=CALL_S) for request in requests]
-        for waiting in sending:
-            yield self._call(lambda *_, answer=waiting, **__: answer.result(), None)
-
-    def _door(self, method: str, request: bytes) -> Proto:
-        call = self._channel.unary_unary(f"/cloister.Door/{method}")
-        return json.loads(self._call(call, request))
-
-    def _call(self, method: Proto, request: Proto, *, timeout_s: float = CALL_S) -> Proto:
-        try:
-            return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            code, details = error.code(), str(error.details() or "")[:200]
-            if code is grpc.StatusCode.UNAUTHENTICATED:
-                raise VerificationError(
-                    f"the coordinator does not let this site in: {details}",
-                    hint="ask the coordinator whether the site was revoked or must renew",
-                ) from None
-            if code in (
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                grpc.StatusCode.CANCELLED,
-                grpc.StatusCode.UNKNOWN,
-                grpc.StatusCode.INTERNAL,
-            ):
-                raise TransportError(
-                    f"the coordinator cannot be reached: {code.name.lower()}",
-                    hint="cloister-site check says what is wrong with the connection",
-                ) from None
-            raise ConfigError(f"the coordinator refused a call: {details}") from None
 
 
 class Agent:
@@ -492,7 +277,7 @@ class Agent:
         if kept is None:
             raise ConfigError("expected a kept reply, got none")
         self._flush(link)
-        content = recorddict_from_proto(recorddict_pb2.RecordDict.FromString(kept[0]))
+        content = read_records(kept[0])
         try:
             sent_bytes = link.push(Message(content, reply_to=message))
         except ConfigError as error:
@@ -573,7 +358,7 @@ class Agent:
             )
             signed = wire.write_reply(wire.sign_reply(reply, self._key), plan)
             # What leaves is what was checked: the records are written anew, not passed through.
-            kept = recorddict_to_proto(signed).SerializeToString(deterministic=True)
+            kept = write_records(signed)
             if len(kept) > plan.exits.max_update_bytes:
                 raise ReplyRefusedError(  # noqa: TRY301  one rule of the door among many
                     "byte-bound",
@@ -738,7 +523,7 @@ class Agent:
         Raises:
           ReplyRefusedError: Rule `deadline`, `stopped`, `training-failed` or `malformed`.
         """
-        request = self._request(plan, message_to_proto(message))
+        request = self._request(plan, write_message(message))
         limit_s = self._limit_s(plan)
         if instruction.kind == "evaluate":
             # Training alone, for comparison, is a whole run, and the base is measured too.
@@ -772,35 +557,30 @@ class Agent:
             self._tell(state="connected", stage="failed", reason=str(error))
             raise ReplyRefusedError(rule, str(error)) from error
         try:
-            (size,) = _HEADER.unpack(answer[: _HEADER.size])
-            local = dict(json.loads(answer[_HEADER.size : _HEADER.size + size]))
-            proto = message_pb2.Message.FromString(answer[_HEADER.size + size :])
-            content = recorddict_from_proto(proto.content)
+            local, sent = unframe(answer)
+            content = read_content(sent)
             if instruction.kind == "evaluate":
                 local["results"] = dict(local["results"])
             self._note_start(plan, local)
-        except (*wire.UNREADABLE, struct.error) as error:
+        except wire.UNREADABLE as error:
             # Its text may be a record's.
             raise ReplyRefusedError(
                 "malformed", f"expected a reply of the ClientApp, got {type(error).__name__}"
             ) from None
         return local, content
 
-    def _request(self, plan: RunPlan, message: Proto, **more: object) -> bytes:
+    def _request(self, plan: RunPlan, message: bytes, **more: object) -> bytes:
         """What the child is asked: a message, and what it needs to know of this site."""
-        header = json.dumps(
-            {
-                "site_config": str(self._home.config_path),
-                "site_config_digest": self._config_digest,
-                "plan": plan.canonical().decode(),
-                "holdout_key": self._holdout_key.hex(),
-                **self._surrogate_key(plan),
-                **self._exposure_key(plan),
-                **more,
-            }
-        ).encode()
-        sent: bytes = message.SerializeToString()
-        return _HEADER.pack(len(header)) + header + sent
+        header = {
+            "site_config": str(self._home.config_path),
+            "site_config_digest": self._config_digest,
+            "plan": plan.canonical().decode(),
+            "holdout_key": self._holdout_key.hex(),
+            **self._surrogate_key(plan),
+            **self._exposure_key(plan),
+            **more,
+        }
+        return frame(header, message)
 
     def _limit_s(self, plan: RunPlan) -> float:
         """Seconds that a round may take here."""
@@ -822,23 +602,21 @@ class Agent:
         # A child that did not train has nothing in memory, and would mask all records for this.
         if plan.digest in self._unmeasured or child != self._worker.pid or left_s <= 0:
             return
-        proto = message_to_proto(message)
-        proto.metadata.message_type = "query"
         try:
             if server_round in {p.server_round for p in self._journal.points(plan.digest)}:
                 return
             self._tell(state="working", stage="measuring", server_round=instruction.server_round)
             # Between batches it gives up by itself, and stays warm for the next round.
-            request = self._request(plan, proto, measure_s=left_s / 2)
+            query = write_message(message, kind="query")
+            request = self._request(plan, query, measure_s=left_s / 2)
             answer = self._worker.call(request, timeout_s=left_s, on_progress=lambda _: None)
-            (size,) = _HEADER.unpack(answer[: _HEADER.size])
-            said = json.loads(answer[_HEADER.size : _HEADER.size + size])["point"]
+            said = unframe(answer)[0]["point"]
             if said is None:
                 raise TrainingError("no unit is held out here")  # noqa: TRY301  one way out
             digest = packed_digest(plan.tensors, instruction.adapter)
             point = Point.of(said, server_round=server_round, adapter=digest)
             self._journal.keep_point(plan.digest, point)
-        except (TrainingError, ConfigError, *wire.UNREADABLE, struct.error) as error:
+        except (TrainingError, ConfigError, *wire.UNREADABLE) as error:
             self._unmeasured.add(plan.digest)
             # Only our own errors' texts are free of records.
             is_ours = isinstance(error, FederationError)
@@ -1002,77 +780,3 @@ def _checked_over_masking(plan: RunPlan, rows: Sequence[Sequence[object]]) -> li
     if any(figure.share > plan.masking.max_over_masking for figure in figures):
         raise ValueError("expected over-masking below the plan's ceiling")
     return [figure.as_list() for figure in figures]
-
-
-def make_worker(
-    home: SiteHome, program: str = "client.child", *, reads_records: bool = True
-) -> Worker:
-    """The child process of a site: `client.child`, without keys and network.
-
-    Args:
-      home: The site's folder.
-      program: The module that runs in it.
-      reads_records: False stands nobody beside it who reads a database for it.
-    """
-    config = home.config()
-    threads = str(config.compute.threads)
-    package_root = str(Path(__file__).resolve().parent.parent)
-    return Worker(
-        [sys.executable, "-m", program],
-        environment={
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "PYTHONPATH": package_root,
-        },
-        hide=[home.keys_folder],
-        memory_limit_mb=config.compute.memory_limit_mb,
-        demand=("keys_hidden", "network_forbidden") if config.compute.require_sandbox else (),
-        writable=[],
-        feed=_make_feed(home, package_root) if reads_records else None,
-    )
-
-
-def _make_feed(home: SiteHome, package_root: str) -> Feed | None:
-    """Who reads a database for the training process, which may open no connection."""
-    data = home.config().data
-    if not data.needs_network:
-        return None
-    environment = {"PYTHONPATH": package_root}
-    name = getattr(data, "password_env", "")
-    if name:
-        environment[name] = os.environ.get(name, "")
-    program = (sys.executable, "-m", "client.connectors.feed", str(home.config_path.resolve()))
-    return Feed(argv=program, environment=environment)
-
-
-def answer(
-    app: ClientApp, listened: Callable[..., AbstractContextManager[None]]
-) -> Callable[[bytes, Say], bytes]:
-    """In the child: a function that answers the agent's requests with a ClientApp.
-
-    Args:
-      app: The installed ClientApp.
-      listened: `client.progress.listened`.
-    """
-
-    def handle(request: bytes, report: Say) -> bytes:
-        (size,) = _HEADER.unpack(request[: _HEADER.size])
-        header = json.loads(request[_HEADER.size : _HEADER.size + size])
-        message = message_from_proto(
-            message_pb2.Message.FromString(request[_HEADER.size + size :])
-        )
-        context = Context(
-            run_id=message.metadata.run_id,
-            node_id=message.metadata.dst_node_id,
-            node_config=header,
-            state=RecordDict(),
-            run_config={},
-        )
-        with listened(report):
-            reply = app(message, context)
-        local = str(context.state.config_records["local"]["json"]).encode()
-        sent: bytes = message_to_proto(reply).SerializeToString()
-        return _HEADER.pack(len(local)) + local + sent
-
-    return handle

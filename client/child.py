@@ -12,9 +12,9 @@ from client.worker import Handler, serve
 
 def _make_handler() -> Handler:
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    from client.agent import answer
     from client.app import app
     from client.progress import listened
+    from client.room import answer
 
     return answer(app, listened)
 

@@ -400,7 +400,7 @@ def _cohort(args: argparse.Namespace) -> int:
 
 
 def _approve_plan(args: argparse.Namespace) -> int:
-    from client.agent import Link
+    from client.link import Link
     from client.policy import PlanRuleError, describe
     from client.witness import check_stopped
 
@@ -627,7 +627,7 @@ def _journal(args: argparse.Namespace) -> int:
 
     def send(lines: Sequence[bytes]) -> list[int]:
         # Imported where it is needed: it takes seconds to load.
-        from client.agent import Link
+        from client.link import Link
 
         link = Link(SiteHome(args.home).channel())
         try:

@@ -16,16 +16,17 @@ runs at a time: a round that is reserved between two entries of a test would hav
 """
 
 import json
-import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import numpy as np
 
-from client.agent import Link, make_worker
+from client.framing import frame
 from client.home import SiteHome, file_digest
 from client.journal import Journal
+from client.link import Link
+from client.room import make_worker
 from client.worker import Worker
 from model.tensors import Packed, packed_digest, read_adapter_folder
 from privacy.audit.entry import Event, format_time
@@ -40,7 +41,6 @@ from privacy.errors import (
 from privacy.plan import RunPlan
 
 KIND: Final = "test"
-_HEADER: Final = struct.Struct("!Q")
 
 Say = Callable[[Mapping[str, object]], None]
 
@@ -101,8 +101,7 @@ class AdapterTest:
         }
         if self.plan.masking.mode == "surrogate":
             header["surrogate_key"] = self.home.surrogate_key().secret.hex()
-        encoded = json.dumps(header).encode()
-        request = _HEADER.pack(len(encoded)) + encoded + self.packed.astype("<f4").tobytes()
+        request = frame(header, self.packed.astype("<f4").tobytes())
         answer = self._worker.call(request, timeout_s=self.limit_s, on_progress=say)
         try:
             found: dict[str, Any] = dict(json.loads(answer))

@@ -11,15 +11,16 @@ would be others, nobody would have trained them, and every adapter would look sa
 """
 
 import json
-import struct
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final, Self
 
-from client.agent import Link, make_worker
 from client.disclosure import AdapterTest, Say
+from client.framing import frame
 from client.home import file_digest
+from client.link import Link
+from client.room import make_worker
 from client.tracers import digest, make_tracers
 from client.worker import Worker
 from privacy.audit.entry import Event, format_time
@@ -29,7 +30,6 @@ from privacy.errors import ConfigError, TrainingError
 KIND: Final = "exposure"
 # One set of ranks of a run's last adapter.
 _NUMBER: Final = 1
-_HEADER: Final = struct.Struct("!Q")
 
 
 class ExposureTest:
@@ -82,8 +82,7 @@ class ExposureTest:
             "plan": plan.canonical().decode(),
             "exposure_key": key.hex(),
         }
-        encoded = json.dumps(header).encode()
-        request = _HEADER.pack(len(encoded)) + encoded + test.packed.astype("<f4").tobytes()
+        request = frame(header, test.packed.astype("<f4").tobytes())
         answer = self._worker.call(request, timeout_s=test.limit_s, on_progress=say)
         try:
             ranks = list(json.loads(answer)["ranks"])

@@ -8,16 +8,16 @@ stands beside it: what it answers depends on the adapter, the base and made-up s
 
 import json
 import logging
-import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
 
 from client.adapted import load_adapted
 from client.config import load_config
+from client.framing import unframe
 from client.home import file_digest
 from client.progress import listened, report
 from client.traced import rank_secrets, tokenized
@@ -27,13 +27,10 @@ from model.adapter import AdapterState, load_adapter
 from privacy.errors import ConfigError
 from privacy.plan import RunPlan
 
-HEADER: Final = struct.Struct("!Q")
-
 
 def _answer(request: bytes, tell: Callable[[Progress], None]) -> bytes:
-    (size,) = HEADER.unpack(request[: HEADER.size])
-    settings = json.loads(request[HEADER.size : HEADER.size + size])
-    packed = np.frombuffer(request[HEADER.size + size :], dtype="<f4").astype(np.float32)
+    settings, adapter = unframe(request)
+    packed = np.frombuffer(adapter, dtype="<f4").astype(np.float32)
     path, plan = Path(settings["site_config"]), RunPlan.parse(settings["plan"].encode())
     if file_digest(path) != settings["site_config_digest"]:
         raise ConfigError(f"expected {path} as it was when the test began")

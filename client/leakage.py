@@ -12,7 +12,6 @@ fit into memory, and its test, spent already, could never end.
 
 import json
 import logging
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final, NoReturn
@@ -24,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from client.app import node_of
 from client.dataset import SiteDataset
+from client.framing import unframe
 from client.progress import listened, report
 from client.worker import Handler, Progress, serve
 from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
@@ -34,7 +34,6 @@ from privacy.dp.engine import DEFAULT_MAX_TOKENS, parts_of
 from privacy.errors import ConfigError
 from privacy.plan import RunPlan
 
-HEADER: Final = struct.Struct("!Q")
 _REPORT_EVERY: Final = 100
 
 
@@ -118,9 +117,8 @@ def held_out_examples(
 
 
 def _answer(request: bytes, tell: Callable[[Progress], None]) -> bytes:
-    (size,) = HEADER.unpack(request[: HEADER.size])
-    settings = json.loads(request[HEADER.size : HEADER.size + size])
-    packed = np.frombuffer(request[HEADER.size + size :], dtype="<f4").astype(np.float32)
+    settings, adapter = unframe(request)
+    packed = np.frombuffer(adapter, dtype="<f4").astype(np.float32)
     with listened(tell):
         node = node_of(settings)
         measured = measure(

@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from client.agent import Link
 from client.disclosure import AdapterTest
 from client.exposed import ExposureTest
 from client.home import SiteHome
+from client.link import Link
 from privacy import console
 from privacy.console import UsageError
 from privacy.dp import calibrate, exposure, membership

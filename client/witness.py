@@ -54,7 +54,7 @@ Tell = Callable[..., None]
 
 
 class Asked(Protocol):
-    """The two calls of a witness; they raise as `client.agent.Link` says."""
+    """The two calls of a witness; they raise as `client.link.Link` says."""
 
     def checkpoint(self, old_size: int) -> str:
         """A request to cosign, empty when there is nothing newer than `old_size` entries."""
@@ -269,7 +269,7 @@ class SiteWitness:
 
         Raises:
           StoppedError: The log went back, forked, or gave no good answer for too long.
-          FederationError: A call failed, see `client.agent.Link`.
+          FederationError: A call failed, see `client.link.Link`.
           OSError: The memory could not be written; nothing was signed.
         """
         seen = self._witness.seen

@@ -15,7 +15,7 @@ decides who may call them.
 `EngineGrid` is an ordinary Flower Grid on the same state: what runs on it need not know who
 serves.
 
-The private names of Flower are met here and in `client/agent.py` only; flwr is pinned, and a
+The private names of Flower are met here and in `client/link.py` only; flwr is pinned, and a
 contract test imports each.
 """
 

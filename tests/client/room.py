@@ -1,7 +1,5 @@
 """The real training process of a site, with the nano base and no coordinator."""
 
-import json
-import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +7,13 @@ from typing import Any
 
 import torch
 from flwr.app import Message
-from flwr.common.serde import message_to_proto
 from flwr.proto import message_pb2
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DeepseekV3Config
 
+from client.framing import frame
+from client.link import write_message
 from client.worker import Worker
 from model.adapter import (
     INITIAL_SEED,
@@ -37,7 +36,6 @@ from privacy.plan import (
     TextConfig,
 )
 
-HEADER = struct.Struct("!Q")
 SETTINGS = """
 [site]
 name = "s"
@@ -98,9 +96,7 @@ def request(
     # As the coordinator's engine does; Flower makes no message without.
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = int(plan.run_id), 1, 1
     message = Message(wire.write_instruction(instruction, plan), 1, instruction.kind, group_id="1")
-    encoded = json.dumps(header).encode()
-    sent: bytes = message_to_proto(message).SerializeToString()
-    return HEADER.pack(len(encoded)) + encoded + sent
+    return frame(header, write_message(message))
 
 
 def message_of(content: bytes) -> Any:  # noqa: ANN401  Flower's classes carry no types

@@ -1,6 +1,5 @@
 """A round is measured without a trace in what the site trains and sends."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import torch
 
 from client import app
 from client.adapted import load_adapted
-from client.agent import answer
 from client.config import SiteConfig, parse_config
 from client.curve import Point, as_results, due, is_due
 from client.dataset import LabelledUnit, MaskingStats, SiteDataset, TokenizedUnit
 from client.evaluate import evaluate_all, evaluate_round, sample
+from client.framing import frame, unframe
 from client.progress import listened
+from client.room import answer
 from model.adapter import AdapterState
 from model.tokenizer import encode
 from privacy import wire
@@ -76,19 +76,15 @@ def ask(
     handle = answer(app.app, listened)
 
     def asked(kind: str = "train", measure_s: float = 60.0) -> tuple[dict[str, Any], bytes]:
-        (size,) = room.HEADER.unpack(whole[: room.HEADER.size])
-        header = json.loads(whole[room.HEADER.size :][:size]) | {"measure_s": measure_s}
-        message = room.message_of(whole[room.HEADER.size + size :])
+        header, sent = unframe(whole)
+        message = room.message_of(sent)
         message.metadata.message_type = kind
-        encoded = json.dumps(header).encode()
+        header["measure_s"] = measure_s
         drawn = np.random.default_rng(7)
         monkeypatch.setattr(engine, "_uniform", drawn.random)
-        said = handle(
-            room.HEADER.pack(len(encoded)) + encoded + message.SerializeToString(), lambda _: None
-        )
-        (size,) = room.HEADER.unpack(said[: room.HEADER.size])
-        local = json.loads(said[room.HEADER.size :][:size])
-        reply = room.message_of(said[room.HEADER.size + size :])
+        said = handle(frame(header, message.SerializeToString()), lambda _: None)
+        local, sent = unframe(said)
+        reply = room.message_of(sent)
         return local, reply.content.SerializeToString(deterministic=True)
 
     return asked

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from client.agent import make_worker
 from client.config import format_config
 from client.connectors.feed import FD_VARIABLE, FedRecords, FeedEndedError, inherited, serve
 from client.home import SiteHome
+from client.room import make_worker
 from client.worker import Feed, Worker, WorkerFailedError
 from privacy.errors import ConfigError
 from tests.client.postgres import PASSWORD, Server

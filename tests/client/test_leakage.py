@@ -12,7 +12,8 @@ from torch import nn
 
 from client import leakage
 from client.dataset import TokenizedUnit
-from client.leakage import HEADER, _losses, measure
+from client.framing import frame, unframe
+from client.leakage import _losses, measure
 from client.train import train_round
 from client.worker import Worker
 from model.adapter import (
@@ -229,9 +230,8 @@ def test_the_real_room_answers_with_figures_and_no_text(tmp_path: Path) -> None:
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan, instruction = nano_plan(MaskingConfig())
-    asked = request(tmp_path, data, plan, instruction)
-    (size,) = HEADER.unpack(asked[: HEADER.size])
-    asked = asked[: HEADER.size + size] + instruction.adapter.astype("<f4").tobytes()
+    header, _ = unframe(request(tmp_path, data, plan, instruction))
+    asked = frame(header, instruction.adapter.astype("<f4").tobytes())
     with Worker(
         [sys.executable, "-m", "client.leakage"],
         environment={"OMP_NUM_THREADS": "1"},

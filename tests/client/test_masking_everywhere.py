@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from client import dataset
 from client.config import parse_config
+from client.framing import unframe
 from client.masking.checkpoint import Output
 from client.masking.rows import RowMasker, RowSettings, RowStats
 from client.worker import Worker, WorkerFailedError
@@ -171,8 +172,7 @@ def test_no_value_is_in_the_reply_or_in_what_the_journal_gets(
     made: Made, needles: dict[str, bytes]
 ) -> None:
     assert [name for name, needle in needles.items() if needle in made.answer] == []
-    (size,) = room.HEADER.unpack(made.answer[: room.HEADER.size])
-    local = json.loads(made.answer[room.HEADER.size : room.HEADER.size + size])
+    local, _ = unframe(made.answer)
     # What was searched holds what was done.
     assert sum(local["masking"]["num_masked"].values()) > 100
     assert {row[0] for row in local["canaries"]} == set(ENTITY_TYPES)

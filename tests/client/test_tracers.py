@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from client import app, dataset, train
 from client.dataset import MaskingStats, SiteDataset, TokenizedUnit
+from client.framing import frame
 from client.home import file_digest
 from client.traced import Candidates, rank_secrets, tokenized
 from client.tracers import digest, make_tracers
@@ -41,7 +42,7 @@ from privacy.plan import (
     SiteShare,
     TextConfig,
 )
-from tests.client.room import HEADER, SETTINGS, nano_plan, tiny_adapted
+from tests.client.room import SETTINGS, nano_plan, tiny_adapted
 
 KEY = bytes(range(32))
 ADAPTER = AdapterConfig(lora_rank=8, lora_alpha=16.0)
@@ -454,7 +455,6 @@ def test_the_room_ranks_where_there_are_no_records_at_all(tmp_path: Path) -> Non
         "plan": plan.canonical().decode(),
         "exposure_key": KEY.hex(),
     }
-    encoded = json.dumps(header).encode()
     packed = instruction.adapter.astype("<f4").tobytes()
     with Worker(
         [sys.executable, "-m", "client.exposure"],
@@ -462,7 +462,7 @@ def test_the_room_ranks_where_there_are_no_records_at_all(tmp_path: Path) -> Non
         hide=[],
         memory_limit_mb=4000,
     ) as room:
-        asked = HEADER.pack(len(encoded)) + encoded + packed
+        asked = frame(header, packed)
         answer = room.call(asked, timeout_s=240, on_progress=lambda _: None)
         again = room.call(asked, timeout_s=240, on_progress=lambda _: None)
         settings.write_text(settings.read_text() + "\n")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation")
 # The two files that may know Flower from within.
-INSIDERS = ("server/engine.py", "client/agent.py")
+INSIDERS = ("server/engine.py", "client/link.py")
 
 
 def flower_names(path: Path) -> list[tuple[str, str]]:

@@ -229,14 +229,14 @@ def test_an_agent_that_stops_in_a_round_misses_it_and_no_more(trio: Federation) 
 def test_a_reply_that_was_kept_and_never_sent_is_sent_by_the_next_agent(
     trio: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import client.agent
+    import client.link
     from privacy.errors import TransportError
 
     c = trio.sites["c"]
-    honest = client.agent.Link.push
+    honest = client.link.Link.push
     failures: list[bytes] = []
 
-    def push(link: client.agent.Link, reply: object) -> int:
+    def push(link: client.link.Link, reply: object) -> int:
         content: RecordDict | None = getattr(reply, "_content", None)
         name = "" if content is None else str(content.config_records["reply"]["site"])
         if name == "c" and not failures:
@@ -245,7 +245,7 @@ def test_a_reply_that_was_kept_and_never_sent_is_sent_by_the_next_agent(
             raise TransportError("the line broke")
         return honest(link, reply)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(client.agent.Link, "push", push)
+    monkeypatch.setattr(client.link.Link, "push", push)
     plan = quiet_plan("kept", rounds=rounds(1, min_sites=3))
     run = trio.run(plan)
     assert [result.num_updates for result in run.rounds] == [3]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from client import disclosure
-from client.agent import Agent, Link
+from client.agent import Agent
 from client.cli import main
 from client.disclosure import KIND, AdapterTest
 from client.journal import Journal
+from client.link import Link
 from privacy.audit.entry import Entry, Event, parse_entry
 from privacy.audit.verify import verify_log
 from privacy.dp import membership

@@ -16,7 +16,7 @@ from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2
 from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
 
 import server.engine
-from client.agent import Link
+from client.link import Link
 from privacy import transit, wire
 from privacy.audit.entry import parse_entry
 from privacy.errors import ConfigError, TransportError, VerificationError

@@ -7,8 +7,6 @@ every file beside it.
 """
 
 import contextlib
-import json
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from client.framing import frame, unframe
 from client.worker import WorkerFailedError, WorkerTimeoutError
 from model.base import nano_folder
 from privacy.audit.entry import FORMS, Event, make_entry, parse_entry
@@ -32,7 +31,6 @@ from tests.federation.test_replies import adding, failing, saying, updating
 from tests.federation.world import NUM_TRAINED, Federation, Trainer, quiet_plan
 
 pytestmark = pytest.mark.slow
-HEADER = struct.Struct("!Q")
 SEED = planting.draw_seed()
 Local = dict[str, Any]
 
@@ -44,11 +42,9 @@ def with_local(change: Callable[[Local], object]) -> Callable[[Trainer], None]:
     """An honest reply; what stays at the site is another."""
 
     def spoil(answer: bytes) -> bytes:
-        (size,) = HEADER.unpack(answer[: HEADER.size])
-        local = json.loads(answer[HEADER.size : HEADER.size + size])
+        local, sent = unframe(answer)
         change(local)
-        header = json.dumps(local).encode()
-        return HEADER.pack(len(header)) + header + answer[HEADER.size + size :]
+        return frame(local, sent)
 
     return lambda trainer: setattr(trainer, "spoil", spoil)
 

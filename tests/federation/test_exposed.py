@@ -2,18 +2,19 @@
 
 import json
 import stat
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from client import disclosure, exposed
-from client.agent import Agent, Link
+from client.agent import Agent
 from client.cli import main
 from client.disclosure import AdapterTest
 from client.exposed import KIND, ExposureTest
+from client.framing import unframe
 from client.journal import Journal
+from client.link import Link
 from client.tracers import digest, make_tracers
 from privacy.audit.entry import Entry, Event, parse_entry
 from privacy.audit.verify import verify_log
@@ -42,8 +43,7 @@ class Ranker:
         on_progress: Callable[[Mapping[str, object]], None],
     ) -> bytes:
         """Answer as `client.exposure` would."""
-        (size,) = struct.unpack("!Q", request[:8])
-        self.headers.append(json.loads(request[8 : 8 + size]))
+        self.headers.append(unframe(request)[0])
         self.before()
         return json.dumps(self.answer).encode()
 

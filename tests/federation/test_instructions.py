@@ -168,12 +168,12 @@ def test_an_evaluation_before_the_last_round_is_refused(
 def test_objects_that_make_no_message_are_refused_and_the_site_goes_on(
     shared: Federation, site: Site, approved: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import client.agent
+    import client.link
 
     def unreadable(*_: object) -> None:
         raise AttributeError("x")
 
-    monkeypatch.setattr(client.agent, "inflate_object_from_contents", unreadable)
+    monkeypatch.setattr(client.link, "inflate_object_from_contents", unreadable)
     refused_as("unexpected-records", site, lambda: shared.ask(site, approved))
     monkeypatch.undo()
     refused_as(

@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
-from client.agent import Link
+from client.link import Link
 from client.worker import WorkerFailedError, WorkerTimeoutError
 from model.tensors import packed_digest
 from privacy import wire

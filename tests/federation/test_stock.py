@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from client.agent import Link
+from client.link import Link
 from server.engine import EngineGrid, StoppedError
 from tests.federation.world import Federation
 

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from client.agent import Agent, Link
+from client.agent import Agent
 from client.check import check_evidence
 from client.cli import main as site_main
+from client.link import Link
 from client.witness import REFUSED, SEEN, StoppedError
 from privacy.audit.checkpoint import parse_checkpoint
 from privacy.audit.cosignature import CosigningKey

@@ -6,9 +6,7 @@ tests of the real one start real processes.
 
 import contextlib
 import hashlib
-import json
 import sqlite3
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,12 +15,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 from flwr.app import Message, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto import message_pb2
 
-from client.agent import Agent, Link
+from client.agent import Agent
 from client.config import BudgetSection, DataSection, SiteConfig, SiteSection, format_config
+from client.framing import frame, unframe
 from client.home import SiteHome
+from client.link import Link, read_message, write_message
 from client.worker import WorkerDiedError
 from model.config import AdapterConfig, BaseRef, TensorSpec
 from model.tensors import Packed, packed_digest, packed_size
@@ -181,18 +179,16 @@ class Trainer:
         on_progress: Callable[[Mapping[str, object]], None],
     ) -> bytes:
         """Answer as the real process would, with `value` wherever the site trains."""
-        (size,) = struct.unpack("!Q", request[:8])
-        plan = RunPlan.parse(json.loads(request[8 : 8 + size])["plan"].encode())
-        message = message_from_proto(message_pb2.Message.FromString(request[8 + size :]))
+        asked, sent = unframe(request)
+        plan = RunPlan.parse(asked["plan"].encode())
+        message = read_message(sent)
         fields = message.content["instruction"]
         server_round = int(str(fields["server_round"]))
         kind = message.metadata.message_type
         if kind == "query":
             self.measured.append(server_round)
-            header = json.dumps({"point": self.measure(server_round)}).encode()
             nothing_said = Message(RecordDict(), reply_to=message)
-            said: bytes = message_to_proto(nothing_said).SerializeToString()
-            return struct.pack("!Q", len(header)) + header + said
+            return frame({"point": self.measure(server_round)}, write_message(nothing_said))
         self.num_calls += 1
         self.before(server_round)
         tensors, update = plan.update_tensors(server_round), None
@@ -218,9 +214,8 @@ class Trainer:
         }
         if kind == "evaluate":
             local["results"] = {"base": {}, "point": self.measure(plan.rounds.num_rounds + 1)}
-        header = json.dumps(local).encode()
-        answer = message_to_proto(Message(content, reply_to=message)).SerializeToString()
-        return self.spoil(struct.pack("!Q", len(header)) + header + answer)
+        answer = Message(content, reply_to=message)
+        return self.spoil(frame(local, write_message(answer)))
 
     def start(self) -> None:
         """Nothing is to be started."""
