@@ -6,12 +6,14 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from privacy.dp import calibrate
 from privacy.dp.calibrate import (
+    _MAX_ROUGH_LOSS,
     Event,
+    _rough_loss,
     calibrate_noise,
     check_mechanism,
     epsilon,
@@ -241,7 +243,9 @@ def test_the_accountant_is_loaded_only_when_asked_and_never_with_torch() -> None
         max_size=3,
     )
 )
-@settings(max_examples=15, deadline=None)
+# To make an example smaller would take minutes: epsilon of one takes up to a second.
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.generate])
+@example(releases=[Event(0.625, 1.0, 168)])
 def test_epsilon_is_that_of_the_librarys_own_accountant(releases: list[Event]) -> None:
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
@@ -250,7 +254,12 @@ def test_epsilon_is_that_of_the_librarys_own_accountant(releases: list[Event]) -
     for event in group(releases):
         release = PoissonSampledDpEvent(event.sample_rate, GaussianDpEvent(event.noise_multiplier))
         accountant.compose(SelfComposedDpEvent(release, event.num_steps))
-    assert epsilon(releases, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    expected = accountant.get_epsilon(1e-5)
+    if _rough_loss(group(releases)) > _MAX_ROUGH_LOSS:
+        assert epsilon(releases, 1e-5) == math.inf
+        assert expected > 36
+    else:
+        assert epsilon(releases, 1e-5) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1e-10, float("nan"), float("inf")])
