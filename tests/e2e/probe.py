@@ -303,3 +303,29 @@ def messages(body: bytes) -> Iterator[tuple[bool, bytes]]:
         compressed, size = struct.unpack_from(">?I", body, place)
         yield compressed, body[place + 5 : place + 5 + size]
         place += 5 + size
+
+
+def left_by_wire(opened: Mapping[str, bytes]) -> bytes:
+    """What went up the opened connections of a site: as it was cut into frames, and whole."""
+    whole = [
+        message
+        for recorded in opened.values()
+        for body in streams(recorded).values()
+        for _, message in messages(body)
+    ]
+    return b"\n".join([*opened.values(), *whole])
+
+
+def figure_bytes(figure: float) -> dict[str, bytes]:
+    """The bytes as which a measured figure could stand somewhere, in full or rounded."""
+    found = {f"{figure} {form}": raw for form, raw in disguises(repr(figure)).items()}
+    found[f"{figure} rounded"] = f"{figure:.4f}".encode()
+    for order in "<>":
+        packed = struct.pack(f"{order}d", figure)
+        found[f"{figure} as {order}d"] = packed
+        for shift in range(3):
+            # Only what does not depend on the neighbours' bits.
+            encoded = base64.b64encode(b"\0" * shift + packed)
+            first, last = (0, 2, 3)[shift], len(encoded) - 4 * bool((shift + len(packed)) % 3)
+            found[f"{figure} as {order}d, base64 at {shift}"] = encoded[first:last]
+    return found

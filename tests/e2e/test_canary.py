@@ -10,7 +10,7 @@ import gzip
 import json
 import sqlite3
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -26,17 +26,6 @@ from tests.e2e.consortium import SITES, Consortium
 def search(story: Story) -> probe.Search:
     """Every planted word and value in every form, as text and as token ids."""
     return probe.Search(story.needles)
-
-
-def left_by_wire(opened: Mapping[str, bytes]) -> bytes:
-    """What went up the opened connections of a site: as it was cut into frames, and whole."""
-    messages = [
-        message
-        for recorded in opened.values()
-        for body in probe.streams(recorded).values()
-        for _, message in probe.messages(body)
-    ]
-    return b"\n".join([*opened.values(), *messages])
 
 
 def data_folders(made: Consortium) -> list[Path]:
@@ -135,7 +124,7 @@ def test_a_value_that_leaks_into_a_message_is_caught_though_frames_cut_it(
                 len(part).to_bytes(3, "big") + b"\0\0" + (1).to_bytes(4, "big") + part
                 for part in (body[:11], body[11:])
             )
-            caught = " ".join(search.names(left_by_wire({"001.up": frames})))
+            caught = " ".join(search.names(probe.left_by_wire({"001.up": frames})))
             assert f"{value.entity_type} ({value.language}) {value.said!r}" in caught
 
 
@@ -153,7 +142,7 @@ def test_the_records_were_read_masked_and_trained_on(story: Story) -> None:
 
 def test_nothing_planted_is_in_a_byte_that_left_a_site(story: Story, search: probe.Search) -> None:
     for name in SITES:
-        whole = left_by_wire(story.recorded(name, "opened", "up"))
+        whole = probe.left_by_wire(story.recorded(name, "opened", "up"))
         assert search.names(whole) == []
         # The same bytes hold what did leave, so nothing was looked for in vain.
         plan = story.answers["run"].result["plan"].encode()

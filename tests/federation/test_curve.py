@@ -1,6 +1,7 @@
 """What a site measures of the rounds' adapters stays there, and costs no round anything."""
 
 import json
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.federation.world import (
 # What one round takes at a site that must tell it from its limit.
 SLOW_S = 0.5
 # Of figures that nothing else in the world has.
-LOSS, ACCURACY = 6.271828459, 0.314159265
+LOSS, ACCURACY, NUM_EXAMPLES = 6.271828459, 0.314159265, 31337271
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,11 @@ def three(request: pytest.FixtureRequest) -> RunPlan:
     )
 
 
+def doubled(figure: float) -> bytes:
+    """A figure as it would stand in a tensor or in a protobuf message."""
+    return struct.pack("<d", figure)
+
+
 def results(site: Site) -> dict[str, Any]:
     """What lies in the site's folder."""
     found: dict[str, Any] = json.loads(site.home.results_path.read_text())
@@ -67,7 +73,7 @@ def test_each_round_is_measured_once_at_each_site_and_nothing_of_it_leaves(
 
         def figures(server_round: int, name: str = site.name) -> Mapping[str, object]:
             asked.setdefault(name, []).append(server_round)
-            return {"loss": LOSS, "accuracy": ACCURACY, "num_examples": 31337}
+            return {"loss": LOSS, "accuracy": ACCURACY, "num_examples": NUM_EXAMPLES}
 
         site.trainer.measure = figures
     run = measuring.run(three)
@@ -80,16 +86,18 @@ def test_each_round_is_measured_once_at_each_site_and_nothing_of_it_leaves(
         assert [point["adapter"] for point in results(site)["rounds"]] == digests
         for point in results(site)["rounds"][:3]:
             assert (point["loss"], point["accuracy"]) == (LOSS, ACCURACY)
-            assert point["num_examples"] == 31337
+            assert point["num_examples"] == NUM_EXAMPLES
         status = json.loads(site.home.status_path.read_text())
         assert status["measured_round"] == 3
-    for path in measuring.home.rglob("*"):
-        if path.is_file():
-            held = path.read_bytes()
-            for figure in (b"6.2718", b"0.3141", b"31337"):
-                assert figure not in held, path
-    events = {entry.event for entry in measuring.log() if entry.event is Event.EVALUATED}
-    assert events == {Event.EVALUATED}
+    # The first digits are in a rounded one too.
+    written = [repr(LOSS)[:6].encode(), repr(ACCURACY)[:6].encode(), repr(NUM_EXAMPLES).encode()]
+    forms = [*written, doubled(LOSS), doubled(ACCURACY), doubled(NUM_EXAMPLES)]
+    at_home = measuring.sites["a"].home.results_path.read_bytes()
+    assert all(digits in at_home for digits in written)
+    held = {path: path.read_bytes() for path in measuring.home.rglob("*") if path.is_file()}
+    # What stands in an entry is in base64 there.
+    held |= {Path(f"entry {n}"): entry.signed for n, entry in enumerate(measuring.log())}
+    assert [path for path, content in held.items() if any(f in content for f in forms)] == []
 
 
 def test_a_round_is_answered_before_it_is_measured(measuring: Federation, three: RunPlan) -> None:
