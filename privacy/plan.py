@@ -33,8 +33,8 @@ METRIC_KEYS = ("num_steps",)
 # Of tracers at a site. Each takes a pass over a thousand candidates to rank, and the standard
 # deviation of a mean exposure is 1.44 bits over the root of their number: 0.18 with 64.
 MAX_TRACERS = 64
-# Of a site's declared units. Tracers go into the same steps as records and teach nothing, so at
-# most one part in twenty of what moves an adapter is theirs.
+# Of a site's declared units. Tracers go into the same steps as records and teach nothing; more of
+# them would be noise that nobody calibrated.
 MAX_TRACER_SHARE = 0.05
 # A secret has 8 digits, a space and an end, and some tokenizers take a token and more for each:
 # one that is cut could not be told from others.
