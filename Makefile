@@ -14,7 +14,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# Tests of one file stay in one process: what they share takes longer to make than they take.
+# What tests share takes longer to make than they take: tests/conftest.py says who stays together.
 TEST_JOBS ?= 2
 BENCH_ARGS ?=
 DATA ?=
@@ -56,7 +56,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m deploy.demo.run --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(SITES),--sites "$(SITES)")
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --no-loadscope-reorder $(PYTEST_ARGS)
 
 # One target each, so that `make --keep-going` shows what every one of them has to say.
 lint: lint-format lint-style lint-types lint-imports
