@@ -40,5 +40,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFileOrR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs come first: begun last, one process would wait for the other's."""
-    items.sort(key=lambda item: "/e2e/" not in str(item.path))
+    """Whole runs come first: begun last, one process would wait for the other's.
+
+    `test_faults` makes a second run in the folders of the first, so it follows who looks at that.
+    """
+    items.sort(
+        key=lambda item: ("/e2e/" not in str(item.path), item.path.name == "test_faults.py")
+    )
