@@ -1,9 +1,9 @@
 """Quality of the global adapter on this site's held-out units, beside the base and the site alone.
 
 Three adapters are measured on all records of these units: none (the base), one that this site
-trained alone with the plan's own numbers, and the federated one. The figures depend on records without noise, so
-they stay in the site's folder. The adapter trained alone is thrown away: nothing of it leaves, so
-it spends nothing of the budget.
+trained alone with the plan's own numbers, and the federated one. The figures depend on records
+without noise, so they stay in the site's folder. The adapter trained alone is thrown away: nothing
+of it leaves, so it spends nothing of the budget.
 
 In between, the global adapter of a round is measured on a part of these records, the same part
 each time, so that the figures of rounds can be compared.
