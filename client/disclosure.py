@@ -27,6 +27,7 @@ from client.framing import frame
 from client.home import SiteHome, file_digest
 from client.journal import Journal
 from client.link import Link
+from client.outcome import Outcome
 from client.room import make_worker
 from client.worker import Worker
 from model.tensors import Packed, packed_digest, read_adapter_folder
@@ -86,6 +87,18 @@ class AdapterTest:
         """How long attacks may take: as long as an evaluation, because each unit goes alone."""
         compute = self.home.config().compute
         return compute.round_limit_s * (self.plan.rounds.num_rounds + 2)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the coordinator took an update of this site in time, as far as is known here.
+
+        Where it took none, the adapter knows nothing of this site, and attacks fail.
+        """
+        return any(
+            reply.sent_at is not None
+            for reply in self.journal.sent()
+            if (reply.kind, reply.plan_digest) == ("train", self.plan.digest)
+        )
 
     # -- at home ---------------------------------------------------------------------------------
 
@@ -163,16 +176,19 @@ class AdapterTest:
         total = before if spent else self.ledger.total_with(event)
         return calibrate.epsilon([event], self.ledger.delta), before, total
 
-    def check(self, link: Link) -> None:
+    def check(self, link: Link) -> Outcome:
         """Ask the coordinator whether the log would take a test of this adapter.
 
-        Where each round failed, the adapter here is the one that the run began with.
+        Where each round failed, the adapter here is the one that the run began with. Returns what
+        came of the run: the log takes a test also where no update of this site was added.
 
         Raises:
           OutcomeError: The run released no adapter, or another one last.
           TransportError: The coordinator cannot be reached.
         """
-        link.outcome(self.plan.digest).check_adapter(self.adapter)
+        outcome = link.outcome(self.plan.digest)
+        outcome.check_adapter(self.adapter)
+        return outcome
 
     def release(
         self, number: int, event: calibrate.Event, link: Link, say: Say

@@ -54,11 +54,6 @@ class ExposureTest:
         self._pinned = pinned[0].subjects["tracers"] if pinned and sent else ""
         # Ranks are said only where the coordinator confirmed it.
         self._is_added = self._is_said()
-        self.has_arrived = any(
-            reply.sent_at is not None
-            for reply in journal.sent()
-            if (reply.kind, reply.plan_digest) == ("train", plan.digest)
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -75,8 +70,8 @@ class ExposureTest:
     def is_added(self) -> bool:
         """Whether an update of this site is known to be in an adapter; False: nobody here knows.
 
-        Where it is false, `has_arrived` tells whether the coordinator took one in time; it may
-        still have refused it, and the round may have failed.
+        Where it is false, `AdapterTest.has_arrived` tells whether the coordinator took one in
+        time; it may still have refused it, and the round may have failed.
         """
         return self._is_added
 

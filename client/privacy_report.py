@@ -37,6 +37,14 @@ _NOT_SENT = (
     "the plan has tracers, made-up units with secrets, and this site sent no update in the run:"
     " nobody trained on its tracers, and exposure was not measured"
 )
+_MEMBERS_ABSENT = (
+    "no update of this site is in this adapter: it was not trained on these records, and attacks"
+    " that fail show nothing"
+)
+_MEMBERS_LATE = (
+    "as far as is known here, the coordinator took no update of this site in time; then the"
+    " adapter was not trained on these records, and attacks that fail show nothing"
+)
 _MAYBE_ADDED = (
     "it is not known here whether an update of this site is in this adapter; if none is, nobody"
     " trained on these tracers and low figures say nothing. --release asks the coordinator"
@@ -90,6 +98,8 @@ def _measure(
         shown |= {key: value for key, value in found.items() if key != "counts"}
         if not args.json:
             _show_exact(found, test.home)
+        if not test.has_arrived:
+            console.say(_MEMBERS_LATE)
     if not traced.num_tracers:
         console.say(_why_none(test))
         return shown | {"exposure": None}
@@ -112,7 +122,8 @@ def _release(
     with_ranks = _may_rank(args, test, traced, link)
     planned = None
     if not args.exposure_only:
-        test.check(link)
+        if not test.check(link).num_added:
+            console.say(_MEMBERS_ABSENT)
         number, event = test.prepare(args.epsilon)
         planned = number, event, test.cost(number, event)
         _announce(test, *planned)
@@ -238,7 +249,7 @@ def _show_exposure(
         console.result(f"{'':10}  epsilon allows {allowed:.2f} bits on the average of all runs")
         console.say(_EXPOSURE_MEANING)
     if not traced.is_added:
-        console.say(_MAYBE_ADDED if traced.has_arrived else _MAYBE_LATE)
+        console.say(_MAYBE_ADDED if test.has_arrived else _MAYBE_LATE)
     return {
         "exposure": {
             **asdict(found),

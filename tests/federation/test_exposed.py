@@ -478,6 +478,9 @@ def test_what_is_ranked_at_home_says_that_nobody_here_knows_whether_it_was_train
     assert message in said.err
     assert json.loads(said.out)["exposure"]["update_added"] is None
     assert json.loads(site.home.exposure_path.read_text())["update_added"] is None
+    assert command(plan) == 0
+    members = "the adapter was not trained on these records"
+    assert (members in capsys.readouterr().err) == (run == "late")
 
 
 def test_what_was_released_is_known_to_be_trained_on(
@@ -488,6 +491,7 @@ def test_what_was_released_is_known_to_be_trained_on(
     said = capsys.readouterr()
     assert json.loads(said.out)["exposure"]["update_added"] is True
     assert "nobody trained" not in said.err
+    assert "not trained on" not in said.err
 
 
 def test_where_ranks_would_be_refused_the_counts_go_alone(
@@ -506,6 +510,8 @@ def test_where_ranks_would_be_refused_the_counts_go_alone(
     assert shown["exposure"] is None
     assert shown["counts"]
     assert "exposure    is not released: expected an update of this site" in said.err
+    # Attacks with records fail there just so.
+    assert "no update of this site is in this adapter" in said.err
     assert len(told(site, Event.ADAPTER_TESTED, refused)) == 1
     assert told(site, Event.EXPOSURE_MEASURED, refused) == []
     assert ranker.headers == []
