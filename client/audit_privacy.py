@@ -177,8 +177,9 @@ def read_plan(name: str, home: SiteHome) -> RunPlan:
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(
-            f"cannot read {name}: {type(error).__name__}",
+            f"cannot read {name}: {reason}",
             hint="name the digest of an approved plan, or a file that holds a plan",
         ) from None
     plans = {plan.digest: plan for plan in _plans(text, name)}

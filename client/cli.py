@@ -140,7 +140,8 @@ def _parser() -> console.Parser:
         "--set-aside",
         type=int,
         metavar="N",
-        help="keep refused entry N here, and say in its place that this was done",
+        help="keep refused entry N here, and say in its place that this was done; stop the agent "
+        "before, and have the coordinator reachable: the entry is sent to it once more",
     )
     witness = add(
         "witness",
@@ -164,17 +165,17 @@ def _parser() -> console.Parser:
     _add_audit(
         add(
             "audit-privacy",
-            "Try to refute a plan's claim from what would leave: of made-up units, never of "
-            "records. Needs no site; spends and sends nothing. Exit code 1: a claim is refuted.",
+            "Attack this installation with made-up units and see whether it leaks more than a "
+            "plan's epsilon allows. Reads no record, sends nothing. Exit code 1: it does.",
             "audit-privacy sha256:5be1...\ncloister-site audit-privacy plan.json --json",
         )
     )
     test = add(
         "test-privacy",
-        "Attack a run's adapter with this site's own records, and look for the secrets of tracers "
-        "that the plan added; exact figures stay here. With --release noised counts go into the "
-        "log and spend budget, and the ranks of the secrets, which cost nothing; stop the agent "
-        "before.",
+        "Attack a run's adapter with this site's own records, and look for the secrets of the "
+        "plan's tracers, made-up units that this site trained on; exact figures stay here. With "
+        "--release noised counts go into the log and spend budget, and the ranks of the secrets, "
+        "which cost nothing; stop the agent before.",
         "test-privacy\ncloister-site test-privacy triage --release --epsilon 1\n"
         "cloister-site test-privacy triage --release --exposure-only",
     )
@@ -333,7 +334,11 @@ def _enrol(args: argparse.Namespace) -> int:
     console.say(f"federation   {kit.federation}")
     console.say(f"coordinator  {kit.address}")
     console.say(f"fingerprint  {kit.fingerprint}")
-    if not args.fingerprint and not args.yes and not _confirmed("does the coordinator read out"):
+    if (
+        not args.fingerprint
+        and not args.yes
+        and not _confirmed("Does the coordinator read out the same fingerprint? [yes/no]")
+    ):
         raise ConfigError(
             "not enrolled", hint="compare the fingerprint with the coordinator by voice"
         )
@@ -359,7 +364,7 @@ def _enrol(args: argparse.Namespace) -> int:
 def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
-    console.say(f"{question} the same? [yes/no]")
+    console.say(question)
     return input().strip().lower() == "yes"
 
 
@@ -461,7 +466,7 @@ def _decide(
     check_plan(plan, config, federation)
     check_budget(plan, home.ledger())
     _check_masking(plan, config, home)
-    if not args.yes and not _confirmed("approve this plan; is the digest"):
+    if not args.yes and not _confirmed("Approve this plan, with the digest above? [yes/no]"):
         raise ConfigError("nothing decided", hint="answer yes, or run it with --yes or --refuse")
 
 
@@ -528,6 +533,8 @@ def _start(args: argparse.Namespace) -> int:
     # Flower's own messages name nodes and runs, and repeat what stands in ours.
     logging.getLogger("flwr").setLevel(logging.ERROR)
     home = SiteHome(args.home)
+    # Before the lock: no file is made where there is no site.
+    home.config()
     with home.agent_lock():
         agent = Agent(home, _tell_json if args.json else _tell)
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -163,8 +163,8 @@ class PolicySection(Section):
         default=MAX_TRACERS,
         ge=0,
         le=MAX_TRACERS,
-        description="Most tracers that a plan may add to this site's units, to measure exposure; "
-        "they take room and cost no privacy. 0: none",
+        description="Most tracers, made-up units with secrets, that a plan may add to this site's "
+        "units to look for afterwards; they take room and cost no privacy. 0: none",
     )
     allowed_bases: Annotated[
         tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)
@@ -217,10 +217,10 @@ class EvaluationSection(Section):
         description="Rounds between measurements of the global adapter; 0: only at the end. "
         "Nothing of it leaves",
     )
-    round_units: int = Field(
+    round_records: int = Field(
         default=50,
         ge=1,
-        description="Most held-out units of a measurement between rounds, the same in each",
+        description="Most held-out records of a measurement between rounds, the same in each",
     )
 
 
@@ -307,10 +307,14 @@ def load_config(path: Path) -> SiteConfig:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(
-            f"cannot read {path}: {type(error).__name__}",
-            hint="make one with `cloister-site init`",
+            f"cannot read {path}: {error.strerror}",
+            hint="make one with `cloister-site init`, or name the site's folder with --home",
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"cannot read {path}: expected UTF-8, got other bytes", hint="save it as UTF-8"
         ) from None
     return parse_config(text, folder=path.resolve().parent, source=str(path))
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """Quality of one round's adapter on a part of the held-out units.
+    """Quality of one round's adapter on a part of the held-out records.
 
     Attributes:
       server_round: The round that made the adapter, from 0.
@@ -54,11 +54,6 @@ class Point:
 def is_due(server_round: int, every: int) -> bool:
     """Whether the adapter of a round is measured in a run's middle."""
     return every > 0 and server_round % every == 0
-
-
-def due(every: int, num_rounds: int) -> list[int]:
-    """The rounds of a finished run that should have been measured; the last always."""
-    return sorted({*range(0, num_rounds, every), num_rounds}) if every else []
 
 
 def as_results(points: Iterable[Point], every: int) -> dict[str, object]:

@@ -79,7 +79,7 @@ def _say_journal(journal: Journal, *, as_json: bool) -> int:
         number = refused.entry.sequence
         console.result(f"refused    {_describe(refused)}")
         console.result(
-            "           nothing behind it is sent. If the log is wrong, have the coordinator"
+            "           nothing after it is sent. If the log is wrong, have the coordinator"
             " correct it; else:"
         )
         console.result(f"           cloister-site journal --set-aside {number}")

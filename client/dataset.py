@@ -66,7 +66,7 @@ class TokenizedUnit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledUnit:
+class HeldOutRecord:
     """A held-out record, masked, as text.
 
     Attributes:
@@ -111,7 +111,7 @@ class SiteDataset:
     """
 
     train: tuple[TokenizedUnit, ...]
-    held_out: tuple[LabelledUnit, ...]
+    held_out: tuple[HeldOutRecord, ...]
     labels: tuple[str, ...]
     masking: MaskingStats
 
@@ -161,7 +161,7 @@ def load(
     measured = pass_canaries(one_way, config, plan)
     masker = _RecordMasker(one_way, plan.masking.entity_types, used)
     train: dict[str, list[Example]] = {}
-    held_out: list[LabelledUnit] = []
+    held_out: list[HeldOutRecord] = []
     labels: set[str] = set()
     num_records = 0
     for record in _records(config):
@@ -169,8 +169,9 @@ def load(
         masked = masker.mask(record, subject=unit_id)
         prompt, label, answer = masked["prompt"], masked["label"], masked[plan.text.answer]
         if is_held_out(unit_id, holdout_key):
-            unit = LabelledUnit(unit_id=unit_id, prompt=prompt, answer=answer, label=label)
-            held_out.append(unit)
+            held_out.append(
+                HeldOutRecord(unit_id=unit_id, prompt=prompt, answer=answer, label=label)
+            )
         else:
             train.setdefault(unit_id, []).append(_encode(tokenizer, prompt, answer, plan))
             labels.add(label)

@@ -3,7 +3,8 @@
 `examine` runs the attacks in the closed room and writes exact figures into the site's folder.
 `release` also spends budget, in the order of a round; each step is durable before the next:
 
-1. The coordinator can be reached, so that the log takes what follows.
+1. The coordinator can be reached and says that the run released this adapter, so that the log
+   takes what follows.
 2. The ledger reserves the test. A crash from here on leaves it spent.
 3. The log takes the reservation, before a record is read.
 4. The attacks run; each count gets noise.
@@ -26,6 +27,7 @@ from client.framing import frame
 from client.home import SiteHome, file_digest
 from client.journal import Journal
 from client.link import Link
+from client.outcome import Outcome
 from client.room import make_worker
 from client.worker import Worker
 from model.tensors import Packed, packed_digest, read_adapter_folder
@@ -60,9 +62,10 @@ class AdapterTest:
 
     def __init__(self, home: SiteHome, run: str = "", worker: Worker | None = None) -> None:
         self.home = home
+        # First: where there is no site, this says so.
+        self.site = home.config().site.name
         self._config_digest = file_digest(home.config_path)
         self._worker = worker or make_worker(home, "client.leakage")
-        self.site = home.config().site.name
         self.journal: Journal = home.journal()
         self.ledger: Ledger = home.ledger()
         try:
@@ -84,6 +87,18 @@ class AdapterTest:
         """How long attacks may take: as long as an evaluation, because each unit goes alone."""
         compute = self.home.config().compute
         return compute.round_limit_s * (self.plan.rounds.num_rounds + 2)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the coordinator took an update of this site in time, as far as is known here.
+
+        Where it took none, the adapter knows nothing of this site, and attacks fail.
+        """
+        return any(
+            reply.sent_at is not None
+            for reply in self.journal.sent()
+            if (reply.kind, reply.plan_digest) == ("train", self.plan.digest)
+        )
 
     # -- at home ---------------------------------------------------------------------------------
 
@@ -161,6 +176,20 @@ class AdapterTest:
         total = before if spent else self.ledger.total_with(event)
         return calibrate.epsilon([event], self.ledger.delta), before, total
 
+    def check(self, link: Link) -> Outcome:
+        """Ask the coordinator whether the log would take a test of this adapter.
+
+        Where each round failed, the adapter here is the one that the run began with. Returns what
+        came of the run: the log takes a test also where no update of this site was added.
+
+        Raises:
+          OutcomeError: The run released no adapter, or another one last.
+          TransportError: The coordinator cannot be reached.
+        """
+        outcome = link.outcome(self.plan.digest)
+        outcome.check_adapter(self.adapter)
+        return outcome
+
     def release(
         self, number: int, event: calibrate.Event, link: Link, say: Say
     ) -> dict[str, tuple[int, ...]]:
@@ -174,7 +203,8 @@ class AdapterTest:
 
         Raises:
           BudgetExceededError: The site does not allow it; the log says so.
-          ConfigError: The ledger is not the one that the journal spent from; nothing is reserved.
+          ConfigError: The ledger is not the one that the journal spent from, or as `check` says;
+            nothing is reserved.
           TrainingError: The attacks failed; the test stays spent, and may be tried again.
           TransportError: The coordinator cannot be reached; the test goes on the next time.
         """
@@ -183,6 +213,8 @@ class AdapterTest:
         self.journal.flush(link.append)
         kept = self.journal.get(self.plan.digest, KIND, number)
         if kept is None:
+            if self.journal.find(Event.TEST_RESERVED, self.plan.digest, number) is None:
+                self.check(link)
             self._reserve(number, event)
             # The log takes the reservation before a record is read: what it refuses is not done.
             self.journal.flush(link.append)

@@ -1,12 +1,12 @@
 """Quality of the global adapter on this site's held-out units, beside the base and the site alone.
 
-Three adapters are measured on the same units: none (the base), one that this site trained alone
-with the plan's own numbers, and the federated one. The figures depend on records without noise, so
-they stay in the site's folder. The adapter trained alone is thrown away: nothing of it leaves, so
-it spends nothing of the budget.
+Three adapters are measured on all records of these units: none (the base), one that this site
+trained alone with the plan's own numbers, and the federated one. The figures depend on records
+without noise, so they stay in the site's folder. The adapter trained alone is thrown away: nothing
+of it leaves, so it spends nothing of the budget.
 
-In between, the global adapter of a round is measured on a part of these units, the same part each
-time, so that the figures of rounds can be compared.
+In between, the global adapter of a round is measured on a part of these records, the same part
+each time, so that the figures of rounds can be compared.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from client.config import SiteConfig
-from client.dataset import LabelledUnit, SiteDataset
+from client.dataset import HeldOutRecord, SiteDataset
 from client.progress import report
 from client.train import run_rounds, train_round
 from model.adapter import INITIAL_SEED, AdapterState, initial_adapter, load_adapter
@@ -52,10 +52,10 @@ def evaluate_all(
     load_adapter(model, federated)
     results["federated"] = _quality(model, tokenizer, data, plan, "federated")
     if config.evaluation.every:
-        units = sample(data.held_out, config.evaluation.round_units)
-        is_whole = len(units) == len(data.held_out)
+        records = sample(data.held_out, config.evaluation.round_records)
+        is_whole = len(records) == len(data.held_out)
         results["point"] = (
-            results["federated"] if is_whole else _written(model, tokenizer, units, data, plan)
+            results["federated"] if is_whole else _written(model, tokenizer, records, data, plan)
         )
     # B is zero in the initial adapter, so it is the base.
     load_adapter(model, start)
@@ -76,7 +76,7 @@ def evaluate_round(
     *,
     limit_s: float,
 ) -> dict[str, float] | None:
-    """Loss and accuracy of a round's adapter on a part of the held-out units; None without any.
+    """Loss and accuracy of a round's adapter on a part of the held-out records; None without any.
 
     Draws no random number and changes nothing in `model` but the adapter, which each round loads
     anew: training after it is what it would be without.
@@ -95,24 +95,24 @@ def evaluate_round(
         if time.monotonic() > deadline:
             raise TrainingError(
                 f"measuring a round took longer than the {limit_s:.1f} s that a round leaves it",
-                hint="lower [evaluation] round_units, or measure fewer rounds with every",
+                hint="lower [evaluation] round_records, or measure fewer rounds with every",
             )
 
     load_adapter(model, adapter)
-    units = sample(data.held_out, config.evaluation.round_units)
-    return _written(model, tokenizer, units, data, plan, before_batch=check)
+    records = sample(data.held_out, config.evaluation.round_records)
+    return _written(model, tokenizer, records, data, plan, before_batch=check)
 
 
-def sample(held_out: Sequence[LabelledUnit], most: int) -> tuple[LabelledUnit, ...]:
-    """At most so many of the held-out units, the same in each round and each process.
+def sample(held_out: Sequence[HeldOutRecord], most: int) -> tuple[HeldOutRecord, ...]:
+    """At most so many of the held-out records, the same in each round and each process.
 
     They are chosen by a digest: a database may give its rows in another order next time.
     """
     if len(held_out) <= most:
         return tuple(held_out)
 
-    def digest(unit: LabelledUnit) -> bytes:
-        said = "\0".join((unit.unit_id, unit.prompt, unit.answer, unit.label))
+    def digest(record: HeldOutRecord) -> bytes:
+        said = "\0".join((record.unit_id, record.prompt, record.answer, record.label))
         return hashlib.sha256(said.encode()).digest()
 
     return tuple(sorted(held_out, key=digest)[:most])
@@ -139,7 +139,7 @@ def _quality(
     plan: RunPlan,
     name: str,
 ) -> dict[str, float]:
-    report("evaluating", units=len(data.held_out))
+    report("evaluating", records=len(data.held_out))
     written = _written(model, tokenizer, data.held_out, data, plan)
     report(f"evaluated_{name}", loss=written["loss"], accuracy=written["accuracy"])
     return written
@@ -148,19 +148,21 @@ def _quality(
 def _written(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    units: Sequence[LabelledUnit],
+    records: Sequence[HeldOutRecord],
     data: SiteDataset,
     plan: RunPlan,
     before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """What `results.json` says of the adapter that is in `model`."""
     model.eval()
-    pairs = [(unit.prompt, unit.label) for unit in units]
+    pairs = [(record.prompt, record.label) for record in records]
     quality = measure(model, tokenizer, pairs, data.labels, plan.text, before_batch=before_batch)
     loss = quality.loss
     if plan.text.answer != "label":
         # The label's loss is not what the plan learns.
-        examples = [encode(tokenizer, unit.prompt, unit.answer, plan.text) for unit in units]
+        examples = [
+            encode(tokenizer, record.prompt, record.answer, plan.text) for record in records
+        ]
         loss = float(answer_nll(model, examples, before_batch=before_batch).mean())
     return {
         "loss": round(loss, 5),

@@ -7,7 +7,10 @@ which is private, and from made-up secrets: post-processing, at no cost for any 
 in the plan. So they can be released where a ledger has nothing left.
 
 The secrets are those that the site's own entry pinned before it trained. With another key they
-would be others, nobody would have trained them, and every adapter would look safe: refused.
+would be others, nobody would have trained them, and every adapter would look safe: refused. The
+same where no update of this site was added to an adapter of the run. At home that is not known:
+`measure` says so. `release` asks the coordinator first, because an entry that the log refuses
+would hold back all that this site says later.
 """
 
 import json
@@ -44,10 +47,13 @@ class ExposureTest:
         self._test = test
         self._config_digest = file_digest(test.home.config_path)
         self._worker = worker or make_worker(test.home, "client.exposure", reads_records=False)
-        added = test.journal.about(Event.TRACERS_ADDED, test.plan.digest)
+        journal, plan = test.journal, test.plan
+        pinned = journal.about(Event.TRACERS_ADDED, plan.digest)
         # Without an update of this site nobody trained on its tracers: chance would look safe.
-        sent = test.journal.about(Event.UPDATE_SENT, test.plan.digest)
-        self._pinned = added[0].subjects["tracers"] if added and sent else ""
+        sent = journal.about(Event.UPDATE_SENT, plan.digest)
+        self._pinned = pinned[0].subjects["tracers"] if pinned and sent else ""
+        # Ranks are said only where the coordinator confirmed it.
+        self._is_added = self._is_said()
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +65,33 @@ class ExposureTest:
     def num_tracers(self) -> int:
         """How many this site trained on in the run; 0: there is nothing to look for."""
         return self._test.plan.exposure.tracers if self._pinned else 0
+
+    @property
+    def is_added(self) -> bool:
+        """Whether an update of this site is known to be in an adapter; False: nobody here knows.
+
+        Where it is false, `AdapterTest.has_arrived` tells whether the coordinator took one in
+        time; it may still have refused it, and the round may have failed.
+        """
+        return self._is_added
+
+    def _is_said(self) -> bool:
+        return bool(self._test.journal.about(Event.EXPOSURE_MEASURED, self._test.plan.digest))
+
+    def check(self, link: Link) -> None:
+        """Ask the coordinator whether the log would take ranks; nothing is signed for it.
+
+        Raises:
+          OutcomeError: No update of this site is in an adapter of the run, the run is not over,
+            or its last adapter is another one.
+          TransportError: The coordinator cannot be reached.
+        """
+        plan = self._test.plan
+        outcome = link.outcome(plan.digest)
+        outcome.check_adapter(self._test.adapter)
+        outcome.check_over(plan.rounds.num_rounds)
+        outcome.check_added()
+        self._is_added = True
 
     def measure(self, say: Say) -> list[int]:
         """Rank the secrets and write what it says to `exposure.json`; nothing leaves.
@@ -107,6 +140,8 @@ class ExposureTest:
                 "adapter": test.adapter,
                 "tracers": self._pinned,
                 "measured_at": format_time(datetime.now(UTC)),
+                # Null: not known here. In no adapter, ranks look as chance does.
+                "update_added": self.is_added or None,
                 "ranks": list(ranks),
                 "num_candidates": exposure.NUM_CANDIDATES,
                 **asdict(exposure.summarise(ranks)),
@@ -117,13 +152,15 @@ class ExposureTest:
         """Put the ranks into the log; those that were kept, where it was begun before.
 
         Raises:
-          ConfigError: As `measure` says, or the log refuses what is sent.
+          ConfigError: As `measure` and `check` say, or the log refuses what is sent.
           TrainingError: As `measure` says.
           TransportError: The coordinator cannot be reached; it goes on the next time.
         """
         journal, plan = self._test.journal, self._test.plan
         # What the log refused before holds back all behind it: better known before the work.
         journal.flush(link.append)
+        if not self._is_said():
+            self.check(link)
         kept = journal.get(plan.digest, KIND, _NUMBER)
         if kept is None:
             ranks = self.measure(say)
@@ -132,7 +169,7 @@ class ExposureTest:
             journal.put(plan.digest, KIND, _NUMBER, exposure.digest(ranks), content)
         else:
             ranks = list(json.loads(kept[0]))
-        if not journal.about(Event.EXPOSURE_MEASURED, plan.digest):
+        if not self._is_said():
             journal.record(
                 Event.EXPOSURE_MEASURED,
                 {"plan": plan.digest, "adapter": self._test.adapter, "tracers": self._pinned},

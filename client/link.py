@@ -27,6 +27,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from client.outcome import Outcome
 from privacy import wire
 from privacy.errors import ConfigError, TransportError, VerificationError
 from privacy.plan import RunPlan
@@ -78,6 +79,10 @@ class Link:
     def append(self, lines: Sequence[bytes]) -> list[int]:
         """Put entries into the log, in their order; returns their places in it."""
         return [int(index) for index in self._door("Append", b"\n".join(lines))["indices"]]
+
+    def outcome(self, plan_digest: str) -> Outcome:
+        """What came of the run of a plan that this site takes part in."""
+        return Outcome.of(self._door("Outcome", plan_digest.encode()))
 
     def checkpoint(self, old_size: int) -> str:
         """A request to cosign what the log became since it had `old_size` entries, or empty."""

@@ -16,6 +16,7 @@ from client.disclosure import AdapterTest
 from client.exposed import ExposureTest
 from client.home import SiteHome
 from client.link import Link
+from client.outcome import OutcomeError
 from privacy import console
 from privacy.console import UsageError
 from privacy.dp import calibrate, exposure, membership
@@ -26,12 +27,31 @@ _MEANING = (
     "0.5 is guessing. Near 0.5 these two attacks fail here; a stronger one may not. What bounds"
     " every attack is the plan's epsilon."
 )
-
-
 # Below this a person is told in words.
 _ALARM = 0.01
 _NO_TRACERS = (
-    "no tracers, made-up units with secrets, were added in this run: exposure was not measured"
+    "this run's plan has no tracers, made-up units with secrets that a site trains on to look for"
+    " them afterwards: exposure was not measured"
+)
+_NOT_SENT = (
+    "the plan has tracers, made-up units with secrets, and this site sent no update in the run:"
+    " nobody trained on its tracers, and exposure was not measured"
+)
+_MEMBERS_ABSENT = (
+    "no update of this site is in this adapter: it was not trained on these records, and attacks"
+    " that fail show nothing"
+)
+_MEMBERS_LATE = (
+    "as far as is known here, the coordinator took no update of this site in time; then the"
+    " adapter was not trained on these records, and attacks that fail show nothing"
+)
+_MAYBE_ADDED = (
+    "it is not known here whether an update of this site is in this adapter; if none is, nobody"
+    " trained on these tracers and low figures say nothing. --release asks the coordinator"
+)
+_MAYBE_LATE = (
+    "as far as is known here, the coordinator took no update of this site in time; then nobody"
+    " trained on these tracers and low figures say nothing. --release asks the coordinator"
 )
 _EXPOSURE_MEANING = (
     "About 1.4 bits on average are chance, 10 are a secret known by heart. What bounds the average"
@@ -44,6 +64,8 @@ def run(args: argparse.Namespace, confirmed: Callable[[str], bool]) -> int:
     if not (math.isfinite(args.epsilon) and args.epsilon > 0):
         raise UsageError(f"expected --epsilon above 0, got {args.epsilon}")
     home = SiteHome(args.home)
+    # Before the lock: no file is made where there is no site.
+    home.config()
     with ExitStack() as stack:
         if args.release:
             # A round that is reserved meanwhile would have to stand among what was before.
@@ -52,7 +74,11 @@ def run(args: argparse.Namespace, confirmed: Callable[[str], bool]) -> int:
         traced = stack.enter_context(ExposureTest(test))
         console.say(f"run {test.plan.run}, adapter {test.adapter}")
         if args.exposure_only and not traced.num_tracers:
-            raise ConfigError(_NO_TRACERS, hint="a plan adds some with [exposure] tracers")
+            planned = test.plan.exposure.tracers
+            raise ConfigError(
+                _why_none(test),
+                hint="" if planned else "a plan adds some with [exposure] tracers",
+            )
         if args.release:
             shown = _release(args, test, traced, confirmed, stack)
         else:
@@ -72,8 +98,12 @@ def _measure(
         shown |= {key: value for key, value in found.items() if key != "counts"}
         if not args.json:
             _show_exact(found, test.home)
-    ranks = traced.measure(_tell) if traced.num_tracers else []
-    return shown | _show_exposure(args, test, ranks)
+        if not test.has_arrived:
+            console.say(_MEMBERS_LATE)
+    if not traced.num_tracers:
+        console.say(_why_none(test))
+        return shown | {"exposure": None}
+    return shown | _show_exposure(args, test, traced, traced.measure(_tell))
 
 
 def _release(
@@ -83,29 +113,71 @@ def _release(
     confirmed: Callable[[str], bool],
     stack: ExitStack,
 ) -> dict[str, object]:
-    """What may leave, after a yes; returns it for a program."""
+    """What may leave, after a yes; returns it for a program.
+
+    The coordinator is asked before the person is: nobody agrees to what the log would refuse.
+    """
+    link = Link(test.home.channel())
+    stack.callback(link.close)
+    with_ranks = _may_rank(args, test, traced, link)
     planned = None
     if not args.exposure_only:
+        if not test.check(link).num_added:
+            console.say(_MEMBERS_ABSENT)
         number, event = test.prepare(args.epsilon)
         planned = number, event, test.cost(number, event)
         _announce(test, *planned)
-    if traced.num_tracers:
+    if with_ranks:
         console.say(
             f"exposure    the ranks of {traced.num_tracers} tracers' secrets, which cost nothing"
         )
-    what = "release noised counts; is this cost" if planned else "release ranks; is the run above"
-    if not args.yes and not confirmed(what):
+    if not args.yes and not confirmed(_question(is_paid=planned is not None, ranks=with_ranks)):
         raise ConfigError("nothing released", hint="answer yes, or run it with --yes")
-    link = Link(test.home.channel())
-    stack.callback(link.close)
     # First, because it costs nothing and may be said again: a failure here has spent nothing, and
-    # who tries again after a failure behind it pays once.
-    shown = _show_exposure(args, test, traced.release(link, _tell) if traced.num_tracers else [])
+    # who tries again after a later failure pays once.
+    shown: dict[str, object] = {"exposure": None}
+    if with_ranks:
+        shown = _show_exposure(args, test, traced, traced.release(link, _tell))
     if planned is not None:
         number, event, cost = planned
         counts = test.release(number, event, link, _tell)
         shown = _show_released(args, counts, event, cost) | shown
     return shown
+
+
+def _may_rank(
+    args: argparse.Namespace, test: AdapterTest, traced: ExposureTest, link: Link
+) -> bool:
+    """Whether there are ranks that the log takes; says why where there are none.
+
+    Raises:
+      OutcomeError: The log takes none, and nothing else was asked for.
+    """
+    if not traced.num_tracers:
+        console.say(_why_none(test))
+        return False
+    if traced.is_added:
+        return True
+    try:
+        traced.check(link)
+    except OutcomeError as error:
+        if args.exposure_only:
+            raise
+        console.say(f"exposure    is not released: {error}")
+        return False
+    return True
+
+
+def _why_none(test: AdapterTest) -> str:
+    return _NOT_SENT if test.plan.exposure.tracers else _NO_TRACERS
+
+
+def _question(*, is_paid: bool, ranks: bool) -> str:
+    """What a person answers with yes: all that would leave, and whether it costs."""
+    if not is_paid:
+        return "Put these ranks into the log? They cost nothing. [yes/no]"
+    what = "noised counts and ranks" if ranks else "noised counts"
+    return f"Spend this budget and put {what} into the log? [yes/no]"
 
 
 def _announce(
@@ -159,11 +231,8 @@ def _show_released(
 
 
 def _show_exposure(
-    args: argparse.Namespace, test: AdapterTest, ranks: Sequence[int]
+    args: argparse.Namespace, test: AdapterTest, traced: ExposureTest, ranks: Sequence[int]
 ) -> dict[str, object]:
-    if not ranks:
-        console.say(_NO_TRACERS)
-        return {"exposure": None}
     found, mechanism = exposure.summarise(ranks), test.plan.mechanism
     allowed = exposure.allowed_mean(mechanism.target_epsilon, mechanism.delta)
     if not args.json:
@@ -172,14 +241,23 @@ def _show_exposure(
             f"exposure of {found.num_tracers} tracers' secrets among "
             f"{exposure.NUM_CANDIDATES:,} each ({left})"
         )
-        known = "  it knows them" if found.p_value < _ALARM else ""
+        known = "  unlikely to be chance" if found.p_value < _ALARM else ""
         console.result(
             f"{'':10}  mean {found.mean:.2f} bits, largest {found.largest:.2f} of "
             f"{exposure.bits(1):g}, p-value {found.p_value:.2g} of knowing none{known}"
         )
         console.result(f"{'':10}  epsilon allows {allowed:.2f} bits on the average of all runs")
         console.say(_EXPOSURE_MEANING)
-    return {"exposure": {**asdict(found), "ranks": list(ranks), "allowed_mean": allowed}}
+    if not traced.is_added:
+        console.say(_MAYBE_ADDED if test.has_arrived else _MAYBE_LATE)
+    return {
+        "exposure": {
+            **asdict(found),
+            "ranks": list(ranks),
+            "allowed_mean": allowed,
+            "update_added": traced.is_added or None,
+        }
+    }
 
 
 def _show_attacks(attacks: Mapping[str, Attack]) -> None:

@@ -3,7 +3,7 @@
 They are no planted sentences of the masking gate (`privacy.masking.canaries`), which are never
 trained on, and no made-up gradients of the engine's audit (`privacy.dp.canary_audit`), which never
 see a model. A tracer is one sequence: a prompt that names a made-up file, and the digits of its
-number, which are the answer that is learnt. It comes behind masking, or it would tell what masking
+number, which are the answer that is learnt. It comes after masking, or it would tell what masking
 lets through, not what is remembered.
 
 Everything of a tracer is HMAC-SHA-256 (RFC 2104) under a key of this site, over the plan's digest,
@@ -19,7 +19,8 @@ that there are.
 
 What stands in the log is a digest of all of a site's tracers in a run, before it trains. The
 references that it covers are 64 random bits each, so it tells nothing, and nobody can later look
-for other secrets than those that were trained on.
+for other secrets than those that were pinned. That they were trained on is the site's word: the
+log shows that an update of it went into an adapter, not what the update was made of.
 """
 
 import hashlib

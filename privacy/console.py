@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from privacy.errors import ConfigError, FederationError
+from privacy.version import VERSION
 
 OK = 0
 FAILED = 1
@@ -94,8 +95,14 @@ def run(
     """Parse the call, run the handler named by its `command`, and turn errors into exit codes.
 
     Raises:
-      SystemExit: With 0 after `--help` and 2 after a wrong call, as argparse does.
+      SystemExit: With 0 after `--help` and `--version` and 2 after a wrong call, as argparse does.
     """
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"{parser.prog} {VERSION}",
+        help="say which version this is, and exit",
+    )
     args = parser.parse_args(argv)
     try:
         return handlers[args.command](args)

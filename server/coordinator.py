@@ -499,6 +499,17 @@ class Coordinator:
             "checkpoint": last.checkpoint,
         }
 
+    def outcome(self, site: str, plan_digest: str) -> Mapping[str, object]:
+        """See `server.engine.Door`.
+
+        Raises:
+          ConfigError: No such plan was offered, or it is not this site's.
+        """
+        plan = self.runs.get(plan_digest).plan
+        if all(share.name != site for share in plan.sites):
+            raise ConfigError(f"expected a plan in which {site} takes part")
+        return self.evidence.outcome(plan.run_id, site)
+
     def checkpoint(self, site: str, old_size: int) -> str:
         """See `server.engine.Door`."""
         return self.witnesses.ask(site, old_size)

@@ -82,6 +82,7 @@ MAX_HELD_BYTES = 8 * 1024 * 1024
 # Entries of one round go together; one entry is at most 2 MB.
 MAX_APPEND_BYTES = 4 * 1024 * 1024
 _OBJECT_OVERHEAD_BYTES = 64 * 1024
+_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
 _SIZE = re.compile(rb"0|[1-9][0-9]{0,14}")
 
 
@@ -96,6 +97,9 @@ class Door(Protocol):
 
     def append(self, site: str, lines: list[bytes]) -> Mapping[str, object]:
         """Append signed entries of the site to the log, all or none, and return the receipt."""
+
+    def outcome(self, site: str, plan_digest: str) -> Mapping[str, object]:
+        """What came of the run of a plan that this site takes part in."""
 
     def checkpoint(self, site: str, old_size: int) -> str:
         """What a site that saw `old_size` entries last is to cosign; empty for nothing."""
@@ -263,6 +267,7 @@ class Engine:
             ("Hello", self._hello, _small),
             ("Plans", self._plans, _small),
             ("Append", self._append, lambda: MAX_APPEND_BYTES),
+            ("Outcome", self._outcome, _small),
             ("Checkpoint", self._checkpoint, _small),
             ("Cosign", self._cosign, _small),
         ):
@@ -558,6 +563,13 @@ class Engine:
         self, request: bytes, site: str, _key: bytes, _context: Proto
     ) -> Mapping[str, object]:
         return self._door.append(site, request.split(b"\n"))
+
+    def _outcome(
+        self, request: bytes, site: str, _key: bytes, _context: Proto
+    ) -> Mapping[str, object]:
+        if not _DIGEST.fullmatch(request):
+            raise Refused("malformed", grpc.StatusCode.INVALID_ARGUMENT)
+        return self._door.outcome(site, request.decode())
 
     def _checkpoint(
         self, request: bytes, site: str, _key: bytes, _context: Proto

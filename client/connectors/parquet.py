@@ -102,4 +102,4 @@ def _values(column: "pyarrow.Array", place: str, first: int, name: str) -> list[
             f"{place} {number}: expected {expected} in column {name!r}, got something else",
             hint="correct the value, or leave the column out of the templates",
         ) from None
-    raise ConfigError(f"{place} {first} or behind it: cannot read column {name!r}")
+    raise ConfigError(f"{place} {first} or after it: cannot read column {name!r}")

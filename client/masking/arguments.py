@@ -15,8 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--source",
         metavar="NAME",
-        help="the records of site.toml: data, "
-        "the table [data], which is the one source that it has",
+        help="the only value is `data`: the records that site.toml names",
     )
     command.add_argument(
         "--preview",

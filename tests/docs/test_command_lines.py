@@ -4,12 +4,14 @@ import argparse
 import importlib.util
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from client import cli as site
 from privacy import cli as audit
+from privacy.version import VERSION
 from server import cli as coordinator
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,29 @@ def test_every_command_explains_each_option_and_ends_with_examples_it_takes(
         words = shlex.split(line)
         assert words[:2] == [program, name]
         PARSERS[program].parse_args(words[1:])
+
+
+@pytest.mark.parametrize("main", [site.main, coordinator.main, audit.main])
+def test_each_program_says_which_version_it_is(
+    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(rf"cloister-[a-z]+ {re.escape(VERSION)}\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "words", ["check", "start", "budget", "test-privacy", "test-privacy --release"]
+)
+def test_a_command_in_an_empty_folder_says_how_a_site_begins_and_makes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    assert site.main([*words.split(), "--home", str(tmp_path)]) != 0
+    said = capsys.readouterr()
+    assert "site.toml: No such file or directory" in said.out + said.err
+    assert "make one with `cloister-site init`" in said.out + said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

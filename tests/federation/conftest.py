@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from client import disclosure, exposed
+from client.cli import main
 from privacy.plan import RunPlan
-from tests.federation.world import PATIENCE_S, Federation, make_plan, quiet_plan
+from tests.federation.after_run import Attacker, Ranker
+from tests.federation.world import PATIENCE_S, Federation, Site, make_plan, quiet_plan
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,3 +66,38 @@ def new_plan() -> Callable[..., RunPlan]:
 def plan(request: pytest.FixtureRequest) -> RunPlan:
     """A plan of a, b and c with one round, whose name is the test's, that costs little."""
     return quiet_plan(request.node.name)
+
+
+@pytest.fixture
+def site(world: Federation) -> Site:
+    """Site a of a module's `world`."""
+    return world.sites["a"]
+
+
+@pytest.fixture
+def attacker() -> Attacker:
+    """Stands in for the room that attacks with records."""
+    return Attacker()
+
+
+@pytest.fixture
+def ranker() -> Ranker:
+    """Stands in for the room that ranks secrets."""
+    return Ranker()
+
+
+@pytest.fixture
+def command(
+    site: Site, attacker: Attacker, ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """`cloister-site test-privacy PLAN ...` at the site, with stand-ins for both closed rooms."""
+
+    def make(_: object, program: str, *, reads_records: bool = True) -> object:
+        # Who ranks secrets is given no record.
+        assert reads_records == (program == "client.leakage")
+        return attacker if reads_records else ranker
+
+    monkeypatch.setattr(disclosure, "make_worker", make)
+    monkeypatch.setattr(exposed, "make_worker", make)
+    home = str(site.home.folder)
+    return lambda plan, *words: main(["test-privacy", plan.digest, "--home", home, *words])

@@ -3,19 +3,18 @@
 import json
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from client import disclosure
 from client.agent import Agent
 from client.cli import main
 from client.disclosure import KIND, AdapterTest
 from client.journal import Journal
 from client.link import Link
-from privacy.audit.entry import Entry, Event, parse_entry
+from client.outcome import OutcomeError
+from privacy.audit.entry import Event
 from privacy.audit.verify import verify_log
 from privacy.dp import membership
 from privacy.dp.ledger import TEST_RUN, Ledger
@@ -27,54 +26,24 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.plan import RunPlan
+from tests.federation.after_run import (
+    SECRET,
+    Attacker,
+    Cut,
+    cut,
+    federation_of,
+    refusing,
+    release_counts,
+    running,
+    told,
+)
 from tests.federation.world import Federation, Site, quiet_plan
-
-SECRET = 271_828
-
-
-class Attacker:
-    """Stands in for the closed room; `found` are its exact figures."""
-
-    def __init__(self) -> None:
-        self.requests: list[bytes] = []
-        self.spoil: Callable[[dict[str, Any]], object] = lambda found: found
-        self.before: Callable[[], None] = lambda: None
-        members, others = [SECRET] + [10] * 21, [5] * 22
-        self.exact = {
-            f"{attack}_{group}": cells
-            for attack in membership.EDGES
-            for group, cells in (("members", members), ("others", others))
-        }
-
-    def call(
-        self,
-        request: bytes,
-        *,
-        timeout_s: float,
-        on_progress: Callable[[Mapping[str, object]], None],
-    ) -> bytes:
-        """Answer as `client.leakage` would."""
-        self.requests.append(request)
-        self.before()
-        attack = asdict(membership.attack([2.0] * 400, [1.0] * 100))
-        found = {
-            "num_members": 400,
-            "num_others": 100,
-            "attacks": dict.fromkeys(membership.EDGES, attack),
-            "counts": self.exact,
-        }
-        return json.dumps(self.spoil(found)).encode()
-
-    def stop(self) -> None:
-        """Nothing is to be stopped."""
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A federation after one run, with its agents stopped."""
-    with Federation(tmp_path_factory.mktemp("leak")).serving() as made:
-        for number, name in enumerate("ab"):
-            made.enrol(name, float(number + 1)).start()
+    with federation_of(tmp_path_factory.mktemp("leak"), "ab") as made:
         assert made.run(plan_of_run()).state == "finished"
         for site in made.sites.values():
             site.stop()
@@ -83,36 +52,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 
 def plan_of_run() -> RunPlan:
     return quiet_plan("leak", "ab")
-
-
-@pytest.fixture
-def site(world: Federation) -> Site:
-    return world.sites["a"]
-
-
-@pytest.fixture
-def attacker() -> Attacker:
-    return Attacker()
-
-
-def release(site: Site, attacker: Attacker, epsilon: float = 0.5) -> dict[str, tuple[int, ...]]:
-    """What the command does."""
-    with AdapterTest(site.home, "", attacker) as test:  # type: ignore[arg-type]
-        number, event = test.prepare(epsilon)
-        link = Link(site.home.channel())
-        try:
-            return test.release(number, event, link, lambda _: None)
-        finally:
-            link.close()
-
-
-def told(site: Site, event: Event) -> list[Entry]:
-    journal = site.home.journal()
-    try:
-        entries = [parse_entry(line) for line, _ in journal.lines()]
-    finally:
-        journal.close()
-    return [entry for entry in entries if entry.event is event]
 
 
 def spent_tests(site: Site) -> list[tuple[int, bool]]:
@@ -145,7 +84,7 @@ def test_noised_counts_leave_behind_their_budget_and_the_log_verifies(
     world: Federation, site: Site, attacker: Attacker
 ) -> None:
     before, known = site.home.ledger().spent().epsilon, len(spent_tests(site))
-    counts = release(site, attacker)
+    counts = release_counts(site, attacker, plan_of_run())
     number = known + 1
     assert spent_tests(site)[-1] == (number, True)
     (reserved,) = [
@@ -171,8 +110,11 @@ def test_noised_counts_leave_behind_their_budget_and_the_log_verifies(
 
 
 def test_each_release_is_paid_anew_and_noised_anew(site: Site, attacker: Attacker) -> None:
-    first, before = release(site, attacker), site.home.ledger().spent().epsilon
-    assert release(site, attacker) != first
+    first, before = (
+        release_counts(site, attacker, plan_of_run()),
+        site.home.ledger().spent().epsilon,
+    )
+    assert release_counts(site, attacker, plan_of_run()) != first
     assert site.home.ledger().spent().epsilon > before
 
 
@@ -181,21 +123,13 @@ def test_a_test_beyond_the_budget_reads_no_record_and_the_log_says_so(
 ) -> None:
     known = spent_tests(site)
     with pytest.raises(BudgetExceededError):
-        release(site, attacker, epsilon=50.0)
+        release_counts(site, attacker, plan_of_run(), epsilon=50.0)
     assert spent_tests(site) == known
     assert not attacker.requests
     assert told(site, Event.BUDGET_REFUSED)
     # What was refused is not what goes on the next time.
-    release(site, attacker)
+    release_counts(site, attacker, plan_of_run())
     verify_log(world.config.log_folder)
-
-
-class Cut(Exception):  # noqa: N818  no error: the power is gone
-    """The machine stops here."""
-
-
-def cut(*_: object, **__: object) -> None:
-    raise Cut
 
 
 @pytest.mark.parametrize(
@@ -223,12 +157,12 @@ def test_a_crash_leaves_the_site_poorer_and_the_test_goes_on_for_nothing_more(
     with monkeypatch.context() as patched:
         patched.setattr(target, name, cut)
         with pytest.raises(Cut):
-            release(site, attacker, epsilon=0.3)
+            release_counts(site, attacker, plan_of_run(), epsilon=0.3)
     poorer = site.home.ledger().spent().epsilon
     assert len(spent_tests(site)) == known + 1
     # Another epsilon is asked for, but what was begun is finished first, unless all was told.
     if name != "mark_sent":
-        release(site, attacker, epsilon=2.0)
+        release_counts(site, attacker, plan_of_run(), epsilon=2.0)
         assert site.home.ledger().spent().epsilon == poorer
     assert spent_tests(site)[known:] == [(known + 1, True)]
     for event in (Event.TEST_RESERVED, Event.TEST_COMMITTED, Event.ADAPTER_TESTED):
@@ -243,13 +177,13 @@ def test_figures_that_were_kept_leave_as_they_were_and_no_other_noise_is_drawn(
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "commit_test", cut)
         with pytest.raises(Cut):
-            release(site, attacker)
+            release_counts(site, attacker, plan_of_run())
     journal = site.home.journal()
     kept = journal.get(plan_of_run().digest, KIND, len(spent_tests(site)))
     journal.close()
     assert kept is not None
     calls = len(attacker.requests)
-    counts = release(site, attacker)
+    counts = release_counts(site, attacker, plan_of_run())
     assert counts == {name: tuple(cells) for name, cells in json.loads(kept[0]).items()}
     assert len(attacker.requests) == calls
 
@@ -268,7 +202,7 @@ def test_without_the_coordinator_nothing_is_spent(
     with monkeypatch.context() as patched:
         patched.setattr(Link, "append", refuse)
         with pytest.raises(TransportError):
-            release(site, attacker)
+            release_counts(site, attacker, plan_of_run())
     assert spent_tests(site) == known
 
 
@@ -286,7 +220,7 @@ def test_what_is_no_set_of_counts_is_never_noised_nor_repeated(
 ) -> None:
     attacker.spoil = spoil
     with (
-        AdapterTest(site.home, "", attacker) as test,  # type: ignore[arg-type]
+        AdapterTest(site.home, plan_of_run().digest, attacker) as test,  # type: ignore[arg-type]
         pytest.raises(FederationError, match="expected figures of the attacks") as caught,
     ):
         test.examine(lambda _: None)
@@ -294,13 +228,13 @@ def test_what_is_no_set_of_counts_is_never_noised_nor_repeated(
 
 
 def test_another_adapter_in_the_folder_is_refused(site: Site, attacker: Attacker) -> None:
-    with AdapterTest(site.home, "", attacker) as test:  # type: ignore[arg-type]
+    with AdapterTest(site.home, plan_of_run().digest, attacker) as test:  # type: ignore[arg-type]
         path = site.home.adapter_folder(test.adapter) / "adapter_model.safetensors"
     content = path.read_bytes()
     try:
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(VerificationError, match="got another one"):
-            AdapterTest(site.home, "", attacker)  # type: ignore[arg-type]
+            AdapterTest(site.home, plan_of_run().digest, attacker)  # type: ignore[arg-type]
     finally:
         path.write_bytes(content)
 
@@ -313,7 +247,7 @@ def test_a_run_that_did_not_end_here_is_named(site: Site, attacker: Attacker) ->
 def test_a_ledger_that_lost_a_test_stops_the_agent(
     world: Federation, site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release(site, attacker)
+    release_counts(site, attacker, plan_of_run())
     entries = [e for e in site.home.ledger().entries() if e.run_id != TEST_RUN]
     monkeypatch.setattr(Ledger, "entries", lambda _: entries)
     agent = Agent(site.home, lambda _: None, site.trainer)  # type: ignore[arg-type]
@@ -337,8 +271,8 @@ def test_a_ledger_that_the_journal_did_not_spend_from_reserves_no_test(
         monkeypatch.setattr(type(site.home), "config", lambda _: other)
     try:
         with pytest.raises(ConfigError, match="this site has spent it"):
-            release(site, attacker)
-        with AdapterTest(site.home, "", attacker) as test:  # type: ignore[arg-type]
+            release_counts(site, attacker, plan_of_run())
+        with AdapterTest(site.home, plan_of_run().digest, attacker) as test:  # type: ignore[arg-type]
             # Also where nothing was prepared.
             with pytest.raises(ConfigError, match="this site has spent it"):
                 test.release(1, membership.event(5.0), None, print)  # type: ignore[arg-type]
@@ -356,33 +290,43 @@ def test_a_ledger_that_the_journal_did_not_spend_from_reserves_no_test(
 def test_rounds_go_on_behind_a_test_and_count_it(
     world: Federation, site: Site, attacker: Attacker
 ) -> None:
-    release(site, attacker)
-    for other in world.sites.values():
-        other.start()
-    plan = quiet_plan("behind", "ab")
-    assert world.run(plan).state == "finished"
-    for other in world.sites.values():
-        other.stop()
+    release_counts(site, attacker, plan_of_run())
+    with running(world):
+        assert world.run(quiet_plan("behind", "ab")).state == "finished"
     said = told(site, Event.BUDGET_RESERVED)[-1].predicate
     assert any(rate == 1.0 for _, rate, _ in said["prior"])
     verify_log(world.config.log_folder)
 
 
+def test_where_no_round_came_to_an_adapter_nothing_is_reserved_and_nothing_is_signed(
+    world: Federation,
+    site: Site,
+    attacker: Attacker,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The adapter here is then the one that all began with, of which the log takes no test."""
+    plan = quiet_plan("nothing", "ab")
+    with running(world), refusing(("a", 1), ("b", 1)):
+        world.run(plan)
+    entries, spent = site.entries(), site.home.ledger().entries()
+    with pytest.raises(OutcomeError, match="expected a run that released an adapter"):
+        release_counts(site, attacker, plan)
+    assert command(plan, "--release", "--yes") != 0
+    assert "expected a run that released an adapter" in capsys.readouterr().err
+    assert (site.entries(), site.home.ledger().entries()) == (entries, spent)
+    assert not attacker.requests
+    # Nothing holds back what this site says later.
+    release_counts(site, attacker, plan_of_run())
+
+
 # -- the command -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def command(site: Site, attacker: Attacker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`cloister-site test-privacy` at the site, with the stand-in for its closed room."""
-    monkeypatch.setattr(disclosure, "make_worker", lambda *_: attacker)
-    run = plan_of_run().digest
-    return lambda *words: main(["test-privacy", run, "--home", str(site.home.folder), *words])
 
 
 def test_the_command_shows_exact_figures_and_says_what_they_mean(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command() == 0
+    assert command(plan_of_run()) == 0
     said = capsys.readouterr()
     assert "400 members, 100 others, exact figures: they stay here (privacy_test.json)" in said.out
     assert "loss        area under the curve  1.000 [0." in said.out
@@ -395,7 +339,7 @@ def test_the_command_says_the_cost_and_releases_nothing_without_a_yes(
     site: Site, attacker: Attacker, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = spent_tests(site)
-    assert command("--release", "--epsilon", "0.5") != 0
+    assert command(plan_of_run(), "--release", "--epsilon", "0.5") != 0
     said = capsys.readouterr().err
     assert "by itself; the ledger goes from" in said
     assert "nothing released" in said
@@ -406,7 +350,7 @@ def test_the_command_says_the_cost_and_releases_nothing_without_a_yes(
 def test_the_command_releases_and_shows_all_that_left(
     site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("--release", "--yes", "--epsilon", "0.5", "--json") == 0
+    assert command(plan_of_run(), "--release", "--yes", "--epsilon", "0.5", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     tested = told(site, Event.ADAPTER_TESTED)[-1].predicate
     assert {name: tested[name] for name in membership.FIELDS} == shown["counts"]
@@ -421,7 +365,7 @@ def test_the_command_does_not_release_beside_a_running_agent(
     site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with site.home.agent_lock():
-        assert command("--release", "--yes") != 0
+        assert command(plan_of_run(), "--release", "--yes") != 0
     assert "an agent runs on" in capsys.readouterr().err
 
 
@@ -430,5 +374,5 @@ def test_an_epsilon_that_is_none_is_refused(
     site: Site, command: Callable[..., int], epsilon: str
 ) -> None:
     known = spent_tests(site)
-    assert command("--release", "--yes", f"--epsilon={epsilon}") != 0
+    assert command(plan_of_run(), "--release", "--yes", f"--epsilon={epsilon}") != 0
     assert spent_tests(site) == known

@@ -1,55 +1,45 @@
 """Tracers at a site: pinned before training, looked for with the same key, told for nothing."""
 
+import io
 import json
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from client import disclosure, exposed
 from client.agent import Agent
-from client.cli import main
 from client.disclosure import AdapterTest
 from client.exposed import KIND, ExposureTest
-from client.framing import unframe
 from client.journal import Journal
 from client.link import Link
+from client.outcome import OutcomeError
 from client.tracers import digest, make_tracers
-from privacy.audit.entry import Entry, Event, parse_entry
+from privacy.audit.entry import Event
 from privacy.audit.verify import verify_log
 from privacy.dp import exposure
-from privacy.errors import ConfigError, FederationError, ReplyRefusedError, TransportError
-from privacy.plan import ExposureConfig, RunPlan
-from tests.federation.test_disclosure import Attacker
-from tests.federation.world import Federation, Site, quiet_plan
-
-RANKS = [2, 600, 1024]
-
-
-class Ranker:
-    """Stands in for the room that ranks; what it answers may be spoilt."""
-
-    def __init__(self) -> None:
-        self.headers: list[dict[str, Any]] = []
-        self.answer: object = {"ranks": RANKS}
-        self.before: Callable[[], None] = lambda: None
-
-    def call(
-        self,
-        request: bytes,
-        *,
-        timeout_s: float,
-        on_progress: Callable[[Mapping[str, object]], None],
-    ) -> bytes:
-        """Answer as `client.exposure` would."""
-        self.headers.append(unframe(request)[0])
-        self.before()
-        return json.dumps(self.answer).encode()
-
-    def stop(self) -> None:
-        """Nothing is to be stopped."""
-
+from privacy.errors import (
+    ConfigError,
+    FederationError,
+    ReplyRefusedError,
+    TrainingError,
+    TransportError,
+)
+from privacy.plan import ExposureConfig, RoundsConfig, RunPlan
+from server.coordinator import Coordinator
+from tests.federation.after_run import (
+    RANKS,
+    Cut,
+    Ranker,
+    cut,
+    federation_of,
+    refusing,
+    release_ranks,
+    running,
+    told,
+)
+from tests.federation.world import DEADLINE_S, PATIENCE_S, Federation, Site, quiet_plan
 
 # Where a release is cut off: what is not done any more, and how far it was.
 CUTS: dict[str, tuple[type, str]] = {
@@ -60,18 +50,17 @@ CUTS: dict[str, tuple[type, str]] = {
 }
 
 
-def traced_plan(name: str = "", num_rounds: int = 1) -> RunPlan:
-    return quiet_plan(
-        f"traced {name}", "ab", exposure=ExposureConfig(tracers=3), num_rounds=num_rounds
-    )
+def traced_plan(
+    name: str = "", num_rounds: int = 1, min_sites: int = 2, deadline_s: float = DEADLINE_S
+) -> RunPlan:
+    rounds = RoundsConfig(num_rounds=num_rounds, min_sites=min_sites, deadline_s=deadline_s)
+    return quiet_plan(f"traced {name}", "ab", exposure=ExposureConfig(tracers=3), rounds=rounds)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A federation after one run with tracers and one without, with its agents stopped."""
-    with Federation(tmp_path_factory.mktemp("traced")).serving() as made:
-        for number, name in enumerate("ab"):
-            made.enrol(name, float(number + 1)).start()
+    with federation_of(tmp_path_factory.mktemp("traced"), "ab") as made:
         for name in ("", *CUTS):
             assert made.run(traced_plan(name)).state == "finished"
         assert made.run(quiet_plan("plain", "ab")).state == "finished"
@@ -80,47 +69,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
         yield made
 
 
-@pytest.fixture
-def site(world: Federation) -> Site:
-    return world.sites["a"]
-
-
-@pytest.fixture
-def ranker() -> Ranker:
-    return Ranker()
-
-
-def told(site: Site, event: Event, plan: RunPlan | None = None) -> list[Entry]:
-    journal = site.home.journal()
-    try:
-        entries = [parse_entry(line) for line, _ in journal.lines()]
-    finally:
-        journal.close()
-    digest = (plan or traced_plan()).digest
-    return [e for e in entries if e.event is event and e.subjects.get("plan") == digest]
-
-
-def release(site: Site, ranker: Ranker, plan: RunPlan | None = None) -> list[int]:
-    """What the command does."""
-    with (
-        AdapterTest(site.home, (plan or traced_plan()).digest) as test,
-        ExposureTest(test, ranker) as traced,  # type: ignore[arg-type]
-    ):
-        link = Link(site.home.channel())
-        try:
-            return traced.release(link, lambda _: None)
-        finally:
-            link.close()
-
-
 # -- in training ---------------------------------------------------------------------------------
 
 
 def test_each_site_pins_its_own_tracers_before_it_spends_anything(world: Federation) -> None:
     pinned = set()
     for name, site in world.sites.items():
-        (added,) = told(site, Event.TRACERS_ADDED)
-        (reserved,) = told(site, Event.BUDGET_RESERVED)
+        (added,) = told(site, Event.TRACERS_ADDED, traced_plan())
+        (reserved,) = told(site, Event.BUDGET_RESERVED, traced_plan())
         assert added.sequence < reserved.sequence
         assert added.predicate["num_tracers"] == 3
         path = site.home.exposure_key_path
@@ -141,7 +97,7 @@ def test_a_site_that_restarts_goes_on_with_the_same_tracers(site: Site) -> None:
     agent = Agent(site.home, lambda _: None, site.trainer)  # type: ignore[arg-type]
     agent._add_tracers(traced_plan())
     assert site.home.exposure_key_path.read_bytes() == key
-    assert len(told(site, Event.TRACERS_ADDED)) == 1
+    assert len(told(site, Event.TRACERS_ADDED, traced_plan())) == 1
 
 
 @pytest.mark.parametrize("what", ["lost", "another"])
@@ -164,7 +120,7 @@ def test_a_key_that_is_no_longer_the_same_trains_nothing(site: Site, what: str) 
     finally:
         path.write_bytes(key)
     assert site.home.ledger().entries() == spent
-    assert len(told(site, Event.TRACERS_ADDED)) == 1
+    assert len(told(site, Event.TRACERS_ADDED, traced_plan())) == 1
 
 
 def test_a_round_with_another_key_is_answered_with_the_rule_and_spends_nothing(
@@ -179,13 +135,10 @@ def test_a_round_with_another_key_is_answered_with_the_rule_and_spends_nothing(
             path.write_bytes(bytes(32))
 
     site.trainer.before = change
-    for other in world.sites.values():
-        other.start()
     try:
-        world.run(plan)
+        with running(world):
+            world.run(plan)
     finally:
-        for other in world.sites.values():
-            other.stop()
         path.write_bytes(key)
     assert site.rules()[-1] == "tracers-changed"
     assert [e.predicate["server_round"] for e in told(site, Event.BUDGET_RESERVED, plan)] == [1]
@@ -205,7 +158,7 @@ def test_the_training_process_gets_the_key_only_where_the_plan_has_tracers(site:
 def test_what_is_measured_at_home_stays_there_and_costs_nothing(
     site: Site, ranker: Ranker
 ) -> None:
-    spent = site.home.ledger().entries()
+    spent, entries = site.home.ledger().entries(), site.entries()
     with (
         AdapterTest(site.home, traced_plan().digest) as test,
         ExposureTest(test, ranker) as traced,  # type: ignore[arg-type]
@@ -217,21 +170,13 @@ def test_what_is_measured_at_home_stays_there_and_costs_nothing(
     kept = json.loads(path.read_text())
     assert kept["ranks"] == RANKS
     assert kept["p_value"] == exposure.summarise(RANKS).p_value
-    assert kept["adapter"] == told(site, Event.EVALUATED)[0].subjects["adapter"]
+    assert kept["adapter"] == told(site, Event.EVALUATED, traced_plan())[0].subjects["adapter"]
     assert site.home.ledger().entries() == spent
-    assert told(site, Event.EXPOSURE_MEASURED) == []
+    assert site.entries() == entries
     # The room gets no key that has a part in records.
     assert set(ranker.headers[0]) == {
         "site_config", "site_config_digest", "plan", "exposure_key",
     }  # fmt: skip
-
-
-class Cut(Exception):  # noqa: N818  no error: the power is gone
-    """The machine stops here."""
-
-
-def cut(*_: object, **__: object) -> None:
-    raise Cut
 
 
 @pytest.mark.parametrize("point", CUTS)
@@ -246,14 +191,14 @@ def test_a_release_that_was_cut_off_goes_on_and_says_the_same_ranks_once(
     with monkeypatch.context() as patched:
         patched.setattr(*CUTS[point], cut)
         with pytest.raises(Cut):
-            release(site, ranker, plan)
+            release_ranks(site, ranker, plan)
     calls = len(ranker.headers)
-    assert release(site, ranker, plan) == RANKS
+    assert release_ranks(site, ranker, plan) == RANKS
     if point in ("kept, not said", "all but told"):
         assert len(ranker.headers) == calls
     # Whatever a second look would give: the ranks that were kept are the ranks.
     ranker.answer = {"ranks": [1, 1, 1]}
-    assert release(site, ranker, plan) == RANKS
+    assert release_ranks(site, ranker, plan) == RANKS
     (entry,) = told(site, Event.EXPOSURE_MEASURED, plan)
     assert entry.predicate["ranks"] == RANKS
     (added,) = told(site, Event.TRACERS_ADDED, plan)
@@ -278,9 +223,9 @@ def test_without_the_coordinator_nothing_is_looked_for(
     with monkeypatch.context() as patched:
         patched.setattr(Link, "append", refuse)
         with pytest.raises(TransportError):
-            release(site, ranker)
+            release_ranks(site, ranker, traced_plan())
     assert ranker.headers == []
-    release(site, ranker)
+    release_ranks(site, ranker, traced_plan())
 
 
 def test_another_key_than_in_the_run_looks_for_nothing(site: Site, ranker: Ranker) -> None:
@@ -329,26 +274,6 @@ def test_what_are_no_ranks_is_neither_kept_nor_repeated(
 # -- the command -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def command(site: Site, ranker: Ranker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`cloister-site test-privacy RUN` at the site, with stand-ins for both closed rooms."""
-    rooms: list[tuple[object, ...]] = []
-
-    def make(_: object, program: str, *, reads_records: bool = True) -> object:
-        rooms.append((program, reads_records))
-        return ranker if program == "client.exposure" else Attacker()
-
-    monkeypatch.setattr(disclosure, "make_worker", make)
-    monkeypatch.setattr(exposed, "make_worker", make)
-
-    def run(plan: RunPlan, *words: str) -> int:
-        status = main(["test-privacy", plan.digest, "--home", str(site.home.folder), *words])
-        assert ("client.exposure", False) in rooms
-        return status
-
-    return run
-
-
 def test_the_command_shows_exposure_beside_membership(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -369,9 +294,35 @@ def test_a_run_without_tracers_is_not_measured_and_the_command_says_so(
     assert command(plain, "--json") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["exposure"] is None
-    assert "were added in this run: exposure was not measured" in said.err
+    assert "this run's plan has no tracers" in said.err
     assert command(plain, "--exposure-only") != 0
-    assert "were added in this run: exposure was not measured" in capsys.readouterr().err
+    assert "this run's plan has no tracers" in capsys.readouterr().err
+    assert ranker.headers == []
+
+
+def test_a_run_in_which_this_site_sent_nothing_is_not_measured_for_another_reason(
+    world: Federation,
+    site: Site,
+    command: Callable[..., int],
+    ranker: Ranker,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = traced_plan("unsent", min_sites=1)
+
+    def fail(_: int) -> None:
+        site.trainer.before = lambda _: None
+        raise TrainingError("no room")
+
+    site.trainer.before = fail
+    with running(world):
+        world.run(plan)
+    assert len(told(site, Event.TRACERS_ADDED, plan)) == 1
+    assert told(site, Event.UPDATE_SENT, plan) == []
+    for words in (["--exposure-only"], ["--exposure-only", "--release", "--yes"]):
+        assert command(plan, *words) != 0
+        said = capsys.readouterr().err
+        assert "this site sent no update in the run" in said
+        assert "has no tracers" not in said
     assert ranker.headers == []
 
 
@@ -379,10 +330,10 @@ def test_exposure_is_released_where_no_budget_is_left(
     site: Site, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spent = site.home.ledger().entries()
-    known = len(told(site, Event.EXPOSURE_MEASURED))
+    known = len(told(site, Event.EXPOSURE_MEASURED, traced_plan()))
     assert command(traced_plan(), "--release", "--exposure-only") != 0
     assert "nothing released" in capsys.readouterr().err
-    assert len(told(site, Event.EXPOSURE_MEASURED)) == known
+    assert len(told(site, Event.EXPOSURE_MEASURED, traced_plan())) == known
     assert command(traced_plan(), "--release", "--exposure-only", "--yes", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert set(shown) == {"exposure"}
@@ -393,7 +344,7 @@ def test_exposure_is_released_where_no_budget_is_left(
     assert "exposure of 3 tracers' secrets among 1,024 each (released, as they are)" in said.out
     assert "budget" in said.err
     assert site.home.ledger().entries() == spent
-    (entry,) = told(site, Event.EXPOSURE_MEASURED)
+    (entry,) = told(site, Event.EXPOSURE_MEASURED, traced_plan())
     assert entry.predicate["ranks"] == RANKS
 
 
@@ -406,6 +357,212 @@ def test_a_release_of_both_tells_both(
     assert shown["exposure"]["ranks"] == RANKS
     assert shown["counts"]
     assert "the ranks of 3 tracers' secrets, which cost nothing" in said.err
-    assert len(told(site, Event.ADAPTER_TESTED)) == 1
-    assert len(told(site, Event.EXPOSURE_MEASURED)) == 1
+    assert len(told(site, Event.ADAPTER_TESTED, traced_plan())) == 1
+    assert len(told(site, Event.EXPOSURE_MEASURED, traced_plan())) == 1
     verify_log(world.config.log_folder)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words", "question"),
+    [
+        (
+            traced_plan(),
+            ["--epsilon", "0.5"],
+            "Spend this budget and put noised counts and ranks into the log? [yes/no]",
+        ),
+        (traced_plan(), ["--exposure-only"], "Put these ranks into the log? They cost nothing."),
+        (
+            quiet_plan("plain", "ab"),
+            ["--epsilon", "0.5"],
+            "Spend this budget and put noised counts into the log? [yes/no]",
+        ),
+    ],
+    ids=["both", "ranks", "counts"],
+)
+@pytest.mark.parametrize("answer", ["no", "yes"])
+def test_a_person_is_asked_for_all_that_would_leave(
+    site: Site,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    plan: RunPlan,
+    words: list[str],
+    question: str,
+    answer: str,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    spent = site.home.ledger().entries()
+    assert (command(plan, "--release", *words) == 0) == (answer == "yes")
+    said = capsys.readouterr().err
+    assert said.count("[yes/no]") == 1
+    assert f"\n{question}" in said
+    assert ("nothing released" in said) == (answer == "no")
+    paid = answer == "yes" and "Spend" in question
+    assert (site.home.ledger().entries() != spent) == paid
+
+
+# -- what the log would refuse is not signed -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def refused(world: Federation) -> RunPlan:
+    """A run whose adapter is without site a: the coordinator refused its only update."""
+    plan = traced_plan("refused", min_sites=1)
+    with running(world), refusing(("a", 1)):
+        assert world.run(plan).state == "finished"
+    return plan
+
+
+@pytest.fixture(scope="module")
+def late(world: Federation) -> RunPlan:
+    """A run whose adapter is without site a, which answered behind the deadline."""
+    plan = traced_plan("late", min_sites=1, deadline_s=4.0)
+
+    def wait(_: int) -> None:
+        while not any(
+            entry.event is Event.ADAPTER_RELEASED and entry.subjects["plan"] == plan.digest
+            for entry in world.log()
+        ):
+            time.sleep(0.05)
+
+    world.sites["a"].trainer.before = wait
+    with running(world):
+        assert world.run(plan).state == "finished"
+    return plan
+
+
+@pytest.mark.parametrize("run", ["refused", "late"])
+def test_ranks_of_a_site_that_is_in_no_adapter_are_refused_before_anything_is_signed(
+    world: Federation, site: Site, ranker: Ranker, request: pytest.FixtureRequest, run: str
+) -> None:
+    plan: RunPlan = request.getfixturevalue(run)
+    assert len(told(site, Event.UPDATE_SENT, plan)) == 1
+    entries = site.entries()
+    with pytest.raises(OutcomeError, match="nobody trained on its tracers"):
+        release_ranks(site, ranker, plan)
+    assert site.entries() == entries
+    assert ranker.headers == []
+    journal = site.home.journal()
+    assert journal.get(plan.digest, KIND, 1) is None
+    assert journal.refused() is None
+    journal.close()
+    # The site takes part as before: no entry of its holds back the others.
+    with running(world):
+        assert world.run(traced_plan(f"next {run}")).state == "finished"
+    assert release_ranks(site, ranker, traced_plan(f"next {run}")) == RANKS
+    verify_log(world.config.log_folder)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("refused", "it is not known here whether an update of this site is in this adapter"),
+        ("late", "the coordinator took no update of this site in time"),
+    ],
+)
+def test_what_is_ranked_at_home_says_that_nobody_here_knows_whether_it_was_trained_on(
+    site: Site,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    run: str,
+    message: str,
+) -> None:
+    plan: RunPlan = request.getfixturevalue(run)
+    assert command(plan, "--exposure-only", "--json") == 0
+    said = capsys.readouterr()
+    assert message in said.err
+    assert json.loads(said.out)["exposure"]["update_added"] is None
+    assert json.loads(site.home.exposure_path.read_text())["update_added"] is None
+    assert command(plan) == 0
+    members = "the adapter was not trained on these records"
+    assert (members in capsys.readouterr().err) == (run == "late")
+
+
+def test_what_was_released_is_known_to_be_trained_on(
+    site: Site, ranker: Ranker, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    release_ranks(site, ranker, traced_plan())
+    assert command(traced_plan(), "--exposure-only", "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["exposure"]["update_added"] is True
+    assert "nobody trained" not in said.err
+    assert "not trained on" not in said.err
+
+
+def test_where_ranks_would_be_refused_the_counts_go_alone(
+    world: Federation,
+    site: Site,
+    refused: RunPlan,
+    command: Callable[..., int],
+    ranker: Ranker,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(refused, "--release", "--exposure-only", "--yes") != 0
+    assert "error: expected an update of this site in an adapter" in capsys.readouterr().err
+    assert command(refused, "--release", "--yes", "--epsilon", "0.5", "--json") == 0
+    said = capsys.readouterr()
+    shown = json.loads(said.out)
+    assert shown["exposure"] is None
+    assert shown["counts"]
+    assert "exposure    is not released: expected an update of this site" in said.err
+    # Attacks with records fail there just so.
+    assert "no update of this site is in this adapter" in said.err
+    assert len(told(site, Event.ADAPTER_TESTED, refused)) == 1
+    assert told(site, Event.EXPOSURE_MEASURED, refused) == []
+    assert ranker.headers == []
+    verify_log(world.config.log_folder)
+
+
+def test_ranks_wait_for_the_end_of_a_run_whose_last_round_failed(
+    world: Federation, site: Site, ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, held, go = traced_plan("failed", num_rounds=2), threading.Event(), threading.Event()
+    end = Coordinator._end
+
+    def wait(coordinator: Coordinator, *args: object) -> None:
+        held.set()
+        assert go.wait(PATIENCE_S)
+        end(coordinator, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Coordinator, "_end", wait)
+    with running(world), refusing(("a", 2), ("b", 2)):
+        try:
+            world.offer(plan, wait_s=30.0)
+            for other in world.sites.values():
+                other.decide(plan)
+            assert held.wait(PATIENCE_S)
+            assert len(told(site, Event.EVALUATED, plan)) == 1
+            entries = site.entries()
+            with pytest.raises(OutcomeError, match="newest adapter is of round 1 of 2"):
+                release_ranks(site, ranker, plan)
+            assert site.entries() == entries
+        finally:
+            go.set()
+        world.wait(plan)
+    assert release_ranks(site, ranker, plan) == RANKS
+    verify_log(world.config.log_folder)
+
+
+def test_a_site_is_told_only_of_runs_that_it_takes_part_in(world: Federation, site: Site) -> None:
+    alone = RoundsConfig(num_rounds=1, min_sites=1, deadline_s=DEADLINE_S)
+    plan = quiet_plan("without a", "b", rounds=alone)
+    world.offer(plan)
+    link = site.link()
+    try:
+        for digest_, message in (
+            (plan.digest, "expected a plan in which a takes part"),
+            ("sha256:" + "0" * 64, "expected the digest of an offered plan"),
+            ("Mr Smith", "malformed"),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                link.outcome(digest_)
+        found = link.outcome(traced_plan().digest)
+    finally:
+        link.close()
+    assert (found.server_round, found.is_finished, found.num_added) == (1, True, 1)
+    assert found.adapter == told(site, Event.EVALUATED, traced_plan())[0].subjects["adapter"]
