@@ -1,4 +1,4 @@
-"""Dates as people say them: `from 3rd to 5th of june`, `the fifth of may`, `25th of this month`.
+"""Dates: `14 March 2019`, `3/14/2019`, `from 3rd to 5th of june`, `Thursday the fifth of may`.
 
 `may` with a small letter is a verb unless a day stands beside it and the sentence can end there.
 """
@@ -6,18 +6,52 @@
 import re
 from collections.abc import Iterator
 
-from privacy.masking.patterns import AFTER, Place, Rules, any_in, lowered, numbered
+from privacy.masking.patterns import (
+    AFTER,
+    Place,
+    Rules,
+    any_in,
+    is_date,
+    last_word,
+    lowered,
+    numbered,
+)
 
 _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|(?-i:May|MAY)|June?|July?|"
     r"Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
-_DAY = r"[0-9]{1,2}(?: ?(?:st|nd|rd|th)(?![A-Z]))?"
-_ORDINAL = r"[0-9]{1,2} ?(?:st|nd|rd|th)(?![A-Z])"
-_TO_DAY = r" ?(?:-|/|&|to|till|until|through|and|or) ?(?:the )?"
-_YEAR = rf"(?:[ ,\-/]{{1,2}}'?(?:[0-9]{{4}}|[0-9]{{2}}){AFTER})?"
-_ENDS = r"(?=$|[ ]?[.,;:!?)\-0-9\n]| (?:at|for|to|and|until|till|i|we|in|on|from|it)(?![A-Z]))"
+_WEEKDAY = (
+    r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Mon|Tues?|Wed|Thur?s?|Fri|Sat|Sun)\.?)"
+)
+_TIME = r"(?:[T ][0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]+)?Z?)?"
 _LETTER_BEFORE = r"(?<![A-Z])"
+# `Thursday, the 5th`, `Sat - 5th June`.
+_ON_WEEKDAY = rf"(?:{_LETTER_BEFORE}{_WEEKDAY} ?[,\-]? ?(?:the )?)"
+_TH = r"(?: ?(?:st|nd|rd|th)(?![A-Z]))"
+_DAY = rf"[0-9]{{1,2}}{_TH}?"
+_ORDINAL = rf"[0-9]{{1,2}}{_TH}"
+_TO_DAY = r" ?(?:-|/|&|to|till|until|through|and|or) ?(?:the )?"
+_OF = rf"(?:(?:(?:day|week|weekend|half|{_WEEKDAY}) (?:of|in)|of) )"
+_SAID_YEAR = r" (?:this|last|next) year(?![A-Z])"
+_YEAR = rf"(?: ?[ ,\-/]{{1,2}}'?(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}|{_SAID_YEAR})?"
+_ENDS = (
+    r"(?=$|[ ]?[.,;:!?)\-0-9\n]| (?:at|for|to|and|until|till|i|we|in|on|from|it|please)(?![A-Z]))"
+)
+_STOPS = r"(?=$|[.,;!?)\n](?![0-9])| (?:please|i|we|how|what|but|because|at|thanks)(?![A-Z]))"
+# Not `3. July 18, 2007`: the number of a line.
+_SURE_MONTH = (
+    r"(?=(?:Jan|Feb|Apr|Ju[nl]|Aug|Sep|Oct|Nov|Dec)[a-z]*(?![a-z.]| ?[0-9]{1,2}(?![0-9])))"
+)
+_FULL_MONTH = re.compile(
+    "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+    "(?![A-Za-z])"
+)
+# Words and names too, or seldom anything but the month.
+_DOUBTFUL = frozenset({"March", "May", "June", "July", "August", "April"})
+_IN = frozenset(
+    {"early", "late", "mid", "since", "in", "last", "next", "of", "this", "until", "by", "from"}
+)
 _SPELLED_DAYS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
     "eleventh", "twelfth", "teenth", "twentieth", "thirtieth",
@@ -26,46 +60,126 @@ _SPELLED_DAY = (
     r"(?:(?:twenty|thirty)[ \-]?)?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|"
     r"ninth)|tenth|eleventh|twelfth|(?:thir|four|fif|six|seven|eigh|nine)teenth|twentieth|thirtieth"
 )
-_MONTH_NAMES = (
-    r"(?:january|february|march|april|may|june|july|august|september|october|november|december|"
-    r"jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec)(?![a-z])"
-)
 _MONTHS_SAID = (
-    "january ", "february ", "march ", "april ", "may the ", "june ", "july ", "august ",
-    "september ", "october ", "november ", "december ", "jan ", "feb ", "apr ", "jun ", "jul ",
-    "aug ", "sep ", "sept ", "oct ", "nov ", "dec ",
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
 )  # fmt: skip
-_OF_ENDS = frozenset({"st", "nd", "rd", "th", "ay"})
-_SAID_YEAR = r"(?:,? (?:19|20)[0-9]{2}(?![0-9]))?"
-_DAY_SAID = re.compile(rf"(?<![a-z])(?:{_SPELLED_DAY})(?: day)?$")
-_MONTH_SAID = re.compile(rf"{_MONTH_NAMES}{_SAID_YEAR}")
-_NEXT_DAY_SAID = re.compile(rf"(?:the )?(?:{_SPELLED_DAY})(?![a-z]){_SAID_YEAR}")
+_YEAR_SAID = rf"(?:,? (?:19|20)[0-9]{{2}}(?![0-9])|{_SAID_YEAR})?"
+_DAY_SAID = re.compile(
+    rf"{_ON_WEEKDAY}?(?<![a-z])(?:{_SPELLED_DAY})(?: day)? (?P<of>of )?$", re.IGNORECASE
+)
+_MONTH_SAID = re.compile(
+    r"(?:january|february|march|april|may|june|july|august|september|october|november|december|"
+    r"jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)(?![a-z])"
+)
+_NEXT_DAY_SAID = re.compile(
+    rf" (?P<the>the )?(?:{_SPELLED_DAY})(?![a-z])(?P<year>{_YEAR_SAID})", re.IGNORECASE
+)
+_YEAR_AFTER = re.compile(_YEAR_SAID, re.IGNORECASE)
+
+
+def _months(text: str) -> Iterator[Place]:
+    """A month by its name: a date element even without a day."""
+    for match in _FULL_MONTH.finditer(text):
+        start = match.start()
+        if text[start - 1 : start].isalpha():
+            continue
+        if match[0] not in _DOUBTFUL or last_word(text, start).lower() in _IN:
+            yield match.span()
 
 
 def _spelled(text: str) -> Iterator[Place]:
-    """`the fifth of may`, `january twelfth`."""
+    """`Sunday the fifth of may`, `january twelfth`, `tenth Sep`."""
     low = lowered(text)
     if not any_in(low, _SPELLED_DAYS):
         return
-    place = low.find(" of ")
-    while place >= 0:
-        if low[max(0, place - 2) : place] in _OF_ENDS:
-            day = _DAY_SAID.search(low, max(0, place - 24), place)
-            month = _MONTH_SAID.match(low, place + 4)
-            if day and month:
-                yield day.start(), month.end()
-        place = low.find(" of ", place + 1)
     for said in _MONTHS_SAID:
         place = low.find(said)
         while place >= 0:
-            after = _NEXT_DAY_SAID.match(low, place + len(said))
-            if after and not "a" <= low[place - 1 : place] <= "z":
-                yield place, after.end()
+            month = None if low[place - 1 : place].isalpha() else _MONTH_SAID.match(low, place)
+            if month:
+                # `the second may be`, `march second`: small words that need help to be months.
+                doubtful = month[0] in ("may", "march", "mar") and text[place].islower()
+                day = _DAY_SAID.search(low, max(0, place - 40), place)
+                if day and (day["of"] or not doubtful):
+                    year = _YEAR_AFTER.match(low, month.end())
+                    yield day.start(), year.end() if year else month.end()
+                after = _NEXT_DAY_SAID.match(low, month.end())
+                if after and (after["the"] or after["year"] or not doubtful):
+                    yield place, after.end()
             place = low.find(said, place + 1)
 
 
 RULES: Rules = {
     "DATE": (
+        (
+            0.8,
+            numbered(
+                rf"[0-9]{{4}}(?P<s> ?[/.\-] ?)[0-9]{{1,2}}(?P=s)[0-9]{{1,2}}{AFTER}{_TIME}",
+                least=6,
+                check=is_date,
+            ),
+        ),
+        (
+            0.8,
+            numbered(
+                rf"[0-9]{{1,2}} ?(?P<s>[/\-]) ?[0-9]{{1,2}} ?(?P=s) ?"
+                rf"(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}{_TIME}",
+                least=4,
+                check=is_date,
+            ),
+        ),
+        (
+            0.8,
+            numbered(
+                rf"(?:[0-9]{{1,2}}\.[0-9]{{1,2}}\.[0-9]{{4}}|[0-9]{{2}}\.[0-9]{{2}}\.[0-9]{{2}})"
+                rf"{AFTER}",
+                least=6,
+                check=is_date,
+            ),
+        ),
+        (0.6, numbered(rf"(?:19|20)[0-9]{{6}}{AFTER}", least=8, check=is_date)),
+        (0.6, numbered(r"(?:0?[1-9]|1[0-2])/(?:19|20)[0-9]{2}(?![0-9/])", least=5)),
+        (
+            0.5,
+            numbered(
+                r"(?:(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12][0-9]|3[01])|"
+                r"(?:1[3-9]|2[0-9]|3[01])/(?:0?[1-9]|1[0-2]))(?![0-9/])",
+                least=2,
+                back=rf"{_LETTER_BEFORE}(?:on|dated|since|until|till|dob:?) ",
+                reach=8,
+            ),
+        ),
+        # `Thursday 16th`, `Sat 5/11`.
+        (
+            0.7,
+            numbered(
+                rf"(?:{_ORDINAL}|[0-9]{{1,2}}/[0-9]{{1,2}}(?![0-9/.%]))",
+                back=rf"(?P<value>{_ON_WEEKDAY})",
+                reach=18,
+            ),
+        ),
+        # `March 14th, 2019`, `Mon, June the 3rd`, `Nov/1/2019`.
+        (
+            0.8,
+            numbered(
+                rf"(?:[0-9]{{1,2}}{_TH}?"
+                rf"(?: ?[ ,\-/]{{1,2}}(?:[0-9]{{4}}|'[0-9]{{2}}){AFTER}|{_SAID_YEAR}|{AFTER})|"
+                rf"[0-9]{{4}}{AFTER})",
+                back=rf"{_LETTER_BEFORE}(?P<value>(?:{_WEEKDAY} ?[,\-]? (?:the )?)?{_MONTH}"
+                r"[ ,\-/]{0,3}(?:the |of )?)",
+                reach=32,
+            ),
+        ),
+        # `14th of March`, `the 22nd, July`, `1st week of June`, `27. February`.
+        (
+            0.8,
+            numbered(
+                rf"(?:{_ORDINAL}(?: ?,)? ?-?|[0-9]{{1,2}}(?:[ \-]?|\. ?{_SURE_MONTH}))"
+                rf"{_OF}?{_MONTH}(?![A-Z]){_YEAR}",
+                back=rf"(?P<value>{_ON_WEEKDAY}?)",
+                reach=18,
+            ),
+        ),
         # `3-5 June`, `from the 3rd to the 5th of june`.
         (0.8, numbered(rf"{_DAY}{_TO_DAY}{_DAY} ?(?:of )?{_MONTH}(?![A-Z]){_YEAR}")),
         # `June 3rd to 5th`, `june 3-5`.
@@ -87,27 +201,41 @@ RULES: Rules = {
             0.7,
             numbered(
                 rf"(?:{_ORDINAL}(?: day)?(?: of may(?![A-Z])| may{_ENDS})|"
-                rf"[0-9]{{1,2}} of may(?![A-Z])){_YEAR}"
+                rf"[0-9]{{1,2}}(?: of may(?![A-Z])| may(?:{_STOPS}|(?= ?,? ?20[0-9]{{2}}))))"
+                rf"{_YEAR}",
+                back=rf"(?P<value>{_ON_WEEKDAY}?)",
+                reach=18,
             ),
         ),
         (
             0.7,
             numbered(
                 rf"{_ORDINAL}{_YEAR}",
-                back=rf"{_LETTER_BEFORE}(?P<value>may (?:the )?)",
-                reach=9,
+                back=rf"{_LETTER_BEFORE}(?P<value>{_ON_WEEKDAY}?may (?:the )?)",
+                reach=26,
             ),
         ),
         (
             0.7,
             numbered(
                 rf"[0-9]{{1,2}}{_ENDS}(?![.,:][0-9])",
-                back=rf"{_LETTER_BEFORE}(?:on|since|until|till|before|after|dated|of) "
-                r"(?P<value>may )",
-                reach=12,
+                back=rf"(?:{_LETTER_BEFORE}(?:on|by|since|until|till|before|after|dated|of|from) |"
+                rf"(?={_ON_WEEKDAY}))(?P<value>{_ON_WEEKDAY}?may (?:the )?)",
+                reach=26,
+            ),
+        ),
+        # `from the 16th to the 22nd`, `on the 3rd.`: of a month that goes without saying.
+        (
+            0.6,
+            numbered(
+                rf"{_ORDINAL}(?:{_TO_DAY}{_ORDINAL})?{_STOPS}",
+                back=rf"{_LETTER_BEFORE}(?:on|by|until|till|from|since|before|after|for|between|"
+                r"starting) (?:the )?",
+                reach=16,
             ),
         ),
         (0.6, numbered(rf"{_ORDINAL} (?:of )?(?:this|last|next|the|each|every) month(?![A-Z])")),
+        (0.5, _months),
         (0.5, _spelled),
     ),
 }
