@@ -14,7 +14,6 @@ from itertools import pairwise
 from privacy.masking.english.areas import CAPITAL, MARKS, Capitalised, areas, in_hashtags
 from privacy.masking.english.beside import around_persons, around_places, crowned
 from privacy.masking.english.cues import (
-    BEFORE_NAME,
     BEFORE_PLACE,
     GENERIC,
     JOINS_NAME,
@@ -25,12 +24,12 @@ from privacy.masking.english.cues import (
     cued_names,
 )
 from privacy.masking.english.pairs import paired_names
+from privacy.masking.english.small import SMALL_AFTER, SMALL_WORD, small_names
 from privacy.masking.english.told import told
-from privacy.masking.english.words import Words, plain_word, read_list, words
+from privacy.masking.english.words import Words, plain_word, words
 from privacy.masking.patterns import Place, last_word
 
 _WORD = re.compile(rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*")
-_SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017f]{3,}(?![^\W_])")
 # Between two words of one name: `Anna van den Berg`, `William "Bill" Cody`.
 _WIDEST = 24
 _SMALL_PARTS = (
@@ -65,7 +64,7 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     capitalised = [
         (match.start(), match.end(), match[0], match[0].lower()) for match in _WORD.finditer(text)
     ]
-    small = frozenset(_SMALL_WORD.findall(text))
+    small = frozenset(SMALL_WORD.findall(text))
     found = list(_names_among(text, capitalised, lists))
     _decide(text, found, lists)
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
@@ -77,7 +76,7 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     persons += told(text, small, lists)
     if "#" in text:
         persons += in_hashtags(text, lists)
-    small_persons, small_places = _small(text, small, lists)
+    small_persons, small_places = small_names(text, small, lists)
     persons = list(_joined(text, persons + small_persons, _NAME_GAP))
     places = list(_joined(text, places + small_places, _PLACE_GAP))
     persons += tuple(around_persons(text, persons, lists))
@@ -245,7 +244,7 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
             after = _LAST_NAME.match(text, word.end)
             if after and after[1].lower() not in _NO_LAST_NAMES:
                 yield after.span(1)
-            small = None if after else _SMALL_AFTER.match(text, word.end)
+            small = None if after else SMALL_AFTER.match(text, word.end)
             if small and _is_small_last(small[1]):
                 yield small.span(1)
         suffix = _SUFFIX.match(text, word.end)
@@ -329,87 +328,6 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
         of = _OF_PLACE.match(text, noun.end)
         if of:
             noun.end = of.end()
-
-
-def _small(text: str, small: frozenset[str], lists: Words) -> tuple[list[Place], list[Place]]:
-    """Known names with a small letter, and unknown words where a name is due.
-
-    A name is due beside a name, beside another unknown word, and after a word such as `to`.
-    """
-    persons: list[Place] = []
-    places: list[Place] = []
-    strange = (small - lists.ordinary) | (small & lists.slips)
-    if not strange:
-        return persons, places
-    # In a prompt without capitals a word that nobody knows is denied too.
-    prompt = len(text) <= _PROMPT and sum(map(str.isupper, text)) * 50 <= len(text) + 50
-    last_start, last_end, last_known = -2, -2, False
-    for start, end, word in _where(text, strange):
-        if text[start - 1 : start] in _INSIDE or (
-            text[end : end + 1] in _INSIDE and not _WORD_ENDS.match(text, end)
-        ):
-            continue
-        known = word in lists.small
-        if known:
-            (places if word in lists.places else persons).append((start, end))
-        elif len(word) > 2:
-            beside = start == last_end + 1 and text[last_end] == " "
-            due = prompt or last_word(text, start).lower() in BEFORE_NAME
-            if (beside and last_known) or due:
-                persons.append((start, end))
-                known = True
-            elif beside:
-                persons.append((last_start, end))
-                known = True
-        if known and word in lists.first:
-            after = _SMALL_AFTER.match(text, end)
-            if after and (
-                after[1] in lists.after_first or (prompt and after[1] not in lists.common)
-            ):
-                persons.append(after.span(1))
-        if known and prompt:
-            # `rea cote`: what is a first name too, before a name.
-            before = _SMALL_BEFORE.search(text, max(0, start - 20), start)
-            if before and (
-                before[1] in _GIVEN
-                or (
-                    before[1] in lists.before_last
-                    and _BEFORE_SMALL.search(text, max(0, before.start(1) - 9), before.start(1))
-                )
-            ):
-                persons.append(before.span(1))
-        last_start, last_end, last_known = start, end, known
-    return persons, places
-
-
-def _where(text: str, strange: frozenset[str]) -> list[tuple[int, int, str]]:
-    """Where the words of `strange` stand, in order: few words, so that others cost nothing."""
-    found = []
-    for word in strange:
-        if not word.islower():
-            continue
-        start = text.find(word)
-        while start >= 0:
-            end = start + len(word)
-            if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-                found.append((start, end, word))
-            start = text.find(word, end)
-    return sorted(found)
-
-
-_PROMPT = 300
-# A point ends a sentence, an apostrophe a name: `krylova's`.
-_WORD_ENDS = re.compile(r"['\u2019]s(?![\w])|['\u2019.](?![\w'\u2019\-])")
-_GIVEN = read_list("given") - {"may", "will"}
-_BEFORE_SMALL = re.compile(
-    r"(?:^|[^a-z])(?:to|for|from|with|owe|named|called|wife|husband|and|by|of|hi|hello|hey|dear|is|"
-    r"it['\u2019]?s|i['\u2019]?m|i am) $",
-    re.IGNORECASE,
-)
-_SMALL_BEFORE = re.compile(r"(?<![\w'\u2019@#])([a-z]{3,16}) $")
-_SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
-# Beside these a stretch of small letters is part of something longer.
-_INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 
 
 def _joined(text: str, places: list[Place], gap: re.Pattern[str]) -> Iterator[Place]:

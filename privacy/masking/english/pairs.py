@@ -15,7 +15,7 @@ from privacy.masking.patterns import Place
 _GIVEN = read_list("given")
 _FAMILY = read_list("family")
 # Stand in the lists of surnames of the world, and after a first word of a sentence.
-_NO_FAMILY = read_list("no_names") | {
+NO_FAMILY = read_list("no_names") | {
     "an", "are", "asks", "back", "company", "date", "each", "else", "ever", "held", "hence",
     "list", "loan", "made", "more", "must", "put", "said", "sales", "soon", "such", "the",
     "too", "unknown", "were",
@@ -82,7 +82,7 @@ def _is_last(word: str, lists: Words, *, cued: bool, rare: bool = False) -> bool
         return True
     if rare and word not in lists.common and word not in _ALLOWED:
         return True
-    return cued and word not in _NO_FAMILY and (word in lists.either or word in lists.surnames)
+    return cued and word not in NO_FAMILY and (word in lists.either or word in lists.surnames)
 
 
 def _in_capitals(text: str, place: int) -> bool:
