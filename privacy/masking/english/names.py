@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from privacy.masking.english.areas import CAPITAL, MARKS, Capitalised, areas, in_hashtags
-from privacy.masking.english.beside import around_persons, around_places, crowned
+from privacy.masking.english.beside import around_persons, around_places, crowned, linked
 from privacy.masking.english.cues import (
     BEFORE_PLACE,
     GENERIC,
@@ -24,8 +24,8 @@ from privacy.masking.english.cues import (
     cued_names,
 )
 from privacy.masking.english.pairs import paired_names
-from privacy.masking.english.small import SMALL_AFTER, SMALL_WORD, small_names
-from privacy.masking.english.told import told
+from privacy.masking.english.small import SMALL_AFTER, SMALL_WORD, initialled, small_names
+from privacy.masking.english.told import speakers, told
 from privacy.masking.english.words import Words, plain_word, words
 from privacy.masking.patterns import Place, last_word
 
@@ -69,18 +69,22 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     _decide(text, found, lists)
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
     persons += _beside_first_names(text, found)
+    initials = (initialled(text, word.start) for word in found if word.kind == "initial")
+    persons += (place for place in initials if place)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
     places += areas(text, capitalised, lists)
     persons += cued_names(text)
     persons += paired_names(text, capitalised)
     persons += told(text, small, lists)
+    persons += speakers(text, lists)
     if "#" in text:
         persons += in_hashtags(text, lists)
     small_persons, small_places = small_names(text, small, lists)
     persons = list(_joined(text, persons + small_persons, _NAME_GAP))
     places = list(_joined(text, places + small_places, _PLACE_GAP))
     persons += tuple(around_persons(text, persons, lists))
-    persons += crowned(text, places)
+    persons += linked(text, persons, places)
+    persons += crowned(text, (*places, *persons))
     places += tuple(around_places(text, places))
     return tuple(_joined(text, persons, _NAME_GAP)), tuple(_joined(text, places, _PLACE_GAP))
 

@@ -22,7 +22,7 @@ NO_FAMILY = read_list("no_names") | {
 }  # fmt: skip
 _ALLOWED = read_list("allowed") | read_list("brands")
 # Too ordinary at the start of a sentence for a word that is in no list of last names.
-_NO_GIVEN = frozenset({"art", "cash", "chance", "mark", "may", "will"})
+_NO_GIVEN = frozenset({"art", "cash", "chance", "jan", "mark", "may", "will"})
 # A look-ahead: in `Patient Mark Brown` the first word must not take the second one with it.
 _PAIR = re.compile(
     r"(?<![\w'\u2019@#-])([A-Z][A-Za-z]+)(?= {1,2}(?:[A-Z]\.? )?([A-Z][A-Za-z]+)(?![\w@]))"

@@ -14,7 +14,8 @@ from privacy.masking.english.words import Words, read_list
 from privacy.masking.patterns import Place, last_word
 
 SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017f]{3,}(?![^\W_])")
-SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
+_NO_MORE = r"(?![\w-]|['\u2019](?!s(?![\w])))"
+SMALL_AFTER = re.compile(rf" ([a-z]{{3,24}}){_NO_MORE}")
 _PROMPT, _MOST = 300, 3
 _PRONOUN = re.compile(r"(?<![\w])I(?![\w])")
 # A point ends a sentence, an apostrophe a name: `krylova's`.
@@ -24,25 +25,28 @@ _INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 _GIVEN = read_list("given") - {"may", "will"}
 # Every first and last name, be it an ordinary word besides.
 _FIRST = _GIVEN | read_list("either") | read_list("first")
-_ALSO_LAST = read_list("family") | read_list("surnames")
+_ALSO_LAST = (read_list("family") | read_list("surnames")) - NO_FAMILY
 _LAST = (_FIRST | _ALSO_LAST | read_list("last")) - NO_FAMILY
+_LAST_ONLY = (read_list("last") | read_list("first")) - read_list("common")
+_PROMPTED = read_list("prompt")
 # After `to` these are words all the same: `donate to charity`, `from april`.
 _ALONE = _GIVEN - {
     "april", "art", "august", "autumn", "bill", "bud", "cash", "chance", "charity", "chase",
-    "chip", "dot", "echo", "faith", "fern", "forest", "gold", "grant", "gray", "hope", "june",
-    "justice", "major", "mark", "marsh", "mat", "mercy", "miles", "patience", "rock", "rod",
-    "rusty", "silver", "skip", "sky", "spring", "star", "stone", "summer", "tab", "trace",
+    "chip", "dot", "echo", "faith", "fern", "forest", "gold", "grant", "gray", "hope", "jan",
+    "june", "justice", "major", "mark", "marsh", "mat", "mercy", "miles", "patience", "rock",
+    "rod", "rusty", "silver", "skip", "sky", "spring", "star", "stone", "summer", "tab", "trace",
     "urban", "ward", "whit", "wood",
 }  # fmt: skip
 _CUE = re.compile(
     r"(?:^|(?<![a-z'\u2019]))(?:to|for|from|with|owe|pay|paid|named|called|wife|husband|son|daughter|"
-    r"and|by|of|hi|hello|hey|dear|is|it['\u2019]?s|i['\u2019]?m|i am|name|add|did|send) $",
+    r"and|by|of|hi|hello|hey|dear|is|(?:it|i|you|he|she|that)['\u2019]?(?:s|m|re)|i am|name|add|"
+    r"did|send) $",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(r"(?<![\w'\u2019@#])([a-z]{2,16}) $")
-_NO_MORE = r"(?![\w-]|['\u2019](?!s(?![\w])))"
 _AFTER = re.compile(rf" ([a-z]{{2,24}}){_NO_MORE}")
 _PAIR = re.compile(rf"(?<![\w'\u2019@#-])([a-z]{{2,16}})(?= ([a-z]{{2,24}}){_NO_MORE})")
+_INITIALLED = re.compile(rf"\. ?([a-z]{{3,24}}){_NO_MORE}")
 _PAID = re.compile(
     r"(?<![a-z])(?:to|from|owe|owes|paid|pay) ([a-z]{3,16})(?=$|[,.?!]| (?:please|on|in|for|today|"
     r"tomorrow|yesterday|now|again|but|because|and|at|by|a|my|this|that|last|next)(?![\w]))"
@@ -85,7 +89,14 @@ def small_names(text: str, small: frozenset[str], lists: Words) -> tuple[list[Pl
         last_start, last_end, last_known = start, end, known
     if prompt:
         persons += _ordinary(text, lists)
+        persons += ((start, end) for start, end, _ in _where(text, small & _PROMPTED))
     return persons, places
+
+
+def initialled(text: str, start: int) -> Place | None:
+    """`J. cole`: a small last name behind the initial at `start`."""
+    match = _INITIALLED.match(text, start + 1)
+    return (start, match.end()) if match and match[1] in _LAST_ONLY else None
 
 
 def _is_prompt(text: str) -> bool:
@@ -97,10 +108,11 @@ def _is_prompt(text: str) -> bool:
 
 def _after(text: str, start: int, end: int, lists: Words, *, prompt: bool) -> Iterator[Place]:
     """The small words behind a name that belong to it, in a prompt one after the other."""
-    first = text[start:end]
+    first, cued = text[start:end], prompt and _is_cued(text, start)
     for _ in range(_MOST):
         after = (_AFTER if prompt else SMALL_AFTER).match(text, end)
-        if after is None or not _is_last(after[1], first, lists, prompt=prompt):
+        rare = after and cued and len(after[1]) > 3 and after[1] not in lists.common
+        if after is None or not (rare or _is_last(after[1], first, lists, prompt=prompt)):
             return
         yield after.span(1)
         if not prompt:
@@ -124,9 +136,14 @@ def _is_first(text: str, before: re.Match[str], lists: Words) -> bool:
     word = before[1]
     if word in _GIVEN:
         return True
-    return (word in _FIRST or word in lists.before_last or word not in lists.common) and bool(
-        _CUE.search(text, max(0, before.start(1) - 9), before.start(1))
+    return (word in _FIRST or word in _ALSO_LAST or word not in lists.common) and _is_cued(
+        text, before.start(1)
     )
+
+
+def _is_cued(text: str, start: int) -> bool:
+    """Whether the word before `start` is one behind which names stand."""
+    return _CUE.search(text, max(0, start - 9), start) is not None
 
 
 def _ordinary(text: str, lists: Words) -> Iterator[Place]:
@@ -134,7 +151,7 @@ def _ordinary(text: str, lists: Words) -> Iterator[Place]:
     for match in _PAIR.finditer(text):
         if match[1] in _FIRST and match[2] in _LAST:
             whole = match.start() == 0 and match.end(2) == len(text)
-            if whole or _CUE.search(text, max(0, match.start() - 9), match.start()):
+            if whole or _is_cued(text, match.start()):
                 yield match.start(), match.end(2)
     for match in _PAID.finditer(text):
         word = match[1]

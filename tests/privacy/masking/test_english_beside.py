@@ -42,6 +42,21 @@ def masked(text: str) -> str:
         ("asked @storm about it", "storm"),
         ("asked @2frobnerz about it", "2frobnerz"),
         ("a drink with Rutina at noon", "Rutina"),
+        ("we saw matt di nairobi there", "di"),
+        ("cody m tarvelon signed", "m"),
+        ("as Tarvelon, A.B. (1978) says", "A.B."),
+        ('William " Buckshot " May pitched', "May"),
+        ("Senator Tarvelon- Wells agreed", "Wells"),
+        ("Duchess of Johnson came", "Duchess"),
+        ("' - Ed Tarvelon #lol", "Ed"),
+        ("J. cole liked it", "cole"),
+        ("hey tanner are you there", "tanner"),
+        ('"We go on," says Frosty.', "Frosty"),
+        ('"We go on," said Du Cane.', "Cane"),
+        ('Destiny: "I am here."', "Destiny"),
+        ("spoke with Sparks about it", "Sparks"),
+        ("Savage lives in town", "Savage"),
+        ("listening to Tarvelon frobner's record", "frobner"),
     ],
 )
 def test_what_belongs_to_a_name_is_masked_with_it(text: str, name: str) -> None:
@@ -62,6 +77,11 @@ def test_what_belongs_to_a_name_is_masked_with_it(text: str, name: str) -> None:
         "He was started on Trileptal, then on Provigil.",
         "We used an Amplatz dilator and Gelfoam.",
         "excised in toto, right nasal ala, 20 watts",
+        "General: well developed. Heart: regular.",
+        'The sign read "closed," said the doctor.',
+        "E. coli and C. difficile grew; A. continue, B. hold.",
+        "Hello doc, hey buddy.",
+        "The brush sparks and the river waters savage land.",
     ],
 )
 def test_ordinary_words_beside_no_name_stay(text: str) -> None:
@@ -105,11 +125,23 @@ def test_a_word_at_the_start_of_a_sentence_stays_before_a_name() -> None:
         "Sat 5/11",
         "saturday, may 7th",
         "mon, 22 may 2022",
+        "5th of Jun in 2022",
+        "Monday on the 14th of May",
+        "April 3rd, Tuesday",
+        "27th August in the morning",
+        "2019 Sept 18th",
         "17th",
     ],
 )
 def test_dates_as_people_say_them_are_masked_whole(date: str) -> None:
     assert masked(f"it was on the {date}, i think") == "it was on the [DATE], i think"
+
+
+def test_a_date_told_from_another_is_masked_whole() -> None:
+    assert masked("seen two weeks after June 3rd, i think") == "seen [DATE], i think"
+    assert masked("a week from Monday, the 5th of May, 2020.") == "[DATE]."
+    assert masked("see the week of 3 June please") == "see [DATE] please"
+    assert masked("The week of pain came after 3 days of rest.").startswith("The week of pain")
 
 
 @pytest.mark.parametrize(
