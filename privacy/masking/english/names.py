@@ -6,27 +6,25 @@ are masked, and what follows a cue (`my name is rose`). `words.py` brings the li
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
-from privacy.masking.english.areas import CAPITAL, MARKS, Capitalised, areas, in_hashtags
+from privacy.masking.english.areas import CAPITAL, MARKS, areas, in_hashtags
 from privacy.masking.english.beside import around_persons, around_places, crowned, linked
+from privacy.masking.english.candidates import Candidate, candidates
 from privacy.masking.english.cues import (
     BEFORE_PLACE,
     GENERIC,
     JOINS_NAME,
     MEDICAL_NOUNS,
     PLACE_NOUNS,
-    PLACE_PREFIXES,
-    TITLES,
     cued_names,
 )
 from privacy.masking.english.pairs import paired_names
 from privacy.masking.english.small import SMALL_AFTER, SMALL_WORD, initialled, small_names
 from privacy.masking.english.told import speakers, told
-from privacy.masking.english.words import Words, plain_word, words
+from privacy.masking.english.words import Words, words
 from privacy.masking.patterns import Place, last_word
 
 _WORD = re.compile(rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*")
@@ -43,18 +41,6 @@ _NAME_GAP = re.compile(
 )
 _PLACE_GAP = re.compile(rf"  ?|\u00a0|\. ?| {_PARTS}|, ", re.IGNORECASE)
 _NEXT_WORD = re.compile(r"['\u2019]?s? {0,2}-?([A-Za-z]+)")
-_INNER_CAPITAL = re.compile(r"(?:Mc|Mac|O['\u2019]|D['\u2019]|De|Di|La|Le|Van|Fitz)[A-Z][a-z]")
-
-
-@dataclass(slots=True)
-class _Word:
-    """A capitalised word that may be, or may join, a name."""
-
-    start: int
-    end: int
-    key: str
-    kind: str
-    masked: str = ""
 
 
 @lru_cache(maxsize=2)
@@ -65,7 +51,7 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
         (match.start(), match.end(), match[0], match[0].lower()) for match in _WORD.finditer(text)
     ]
     small = frozenset(SMALL_WORD.findall(text))
-    found = list(_names_among(text, capitalised, lists))
+    found = list(candidates(text, capitalised, lists))
     _decide(text, found, lists)
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
     persons += _beside_first_names(text, found)
@@ -89,63 +75,7 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     return tuple(_joined(text, persons, _NAME_GAP)), tuple(_joined(text, places, _PLACE_GAP))
 
 
-def _names_among(text: str, capitalised: Sequence[Capitalised], lists: Words) -> Iterator[_Word]:
-    """The words that are not simply safe, with what kind of word each is."""
-    stays, either, surnames = lists.stays, lists.either, lists.surnames
-    for start, end, word, key in capitalised:
-        if key in stays and key not in either and key not in surnames and key not in _SPECIAL:
-            continue
-        if start and (text[start - 1].isalpha() or text[start - 1] in "@#_"):
-            # The inside of a word: an abbreviation such as eGFR. Handles have their own rule.
-            continue
-        key = plain_word(word)
-        if len(key) == 1:
-            yield _Word(start, end, key, "initial")
-            continue
-        kind = _kind(word, key, lists)
-        if kind:
-            yield _Word(start, end, key, kind)
-
-
-_SPECIAL = TITLES | PLACE_NOUNS | PLACE_PREFIXES
-
-
-def _kind(word: str, key: str, lists: Words) -> str:
-    if key in TITLES:
-        return "title"
-    if key in PLACE_NOUNS:
-        return "facility"
-    if key in PLACE_PREFIXES:
-        return "prefix"
-    if key in lists.either:
-        return "either"
-    if key in lists.surnames:
-        return "surname"
-    if key in lists.stays or not key.strip("x"):
-        # `XXXX` is what was masked before.
-        return ""
-    parts = [part for part in re.split(r"[-'\u2019_]", key) if part]
-    if len(parts) > 1 and " " + " ".join(parts[1:]) in lists.areas.get(parts[0], ()):
-        return "place"
-    if len(parts) > 1 and all(part in lists.stays or len(part) < 3 for part in parts):
-        return "" if parts[0] not in ("o", "d") else "unknown"
-    if any(part in lists.first for part in parts):
-        return "first"
-    if any(part in lists.last for part in parts):
-        return "last"
-    if any(part in lists.places for part in parts):
-        return "place"
-    if any(character.isdigit() for character in word):
-        return ""
-    if word.isupper():
-        # HEENT, CABG: what is short and in capitals is an abbreviation.
-        return "unknown" if len(key) > 5 else "acronym"
-    if len(parts) == 1 and sum(c.isupper() for c in word) > 1 and not _INNER_CAPITAL.match(word):
-        return "unknown" if len(key) > 6 else ""
-    return "unknown"
-
-
-def _decide(text: str, found: list[_Word], lists: Words) -> None:
+def _decide(text: str, found: list[Candidate], lists: Words) -> None:
     """Mark what is a name or a place."""
     for index, word in enumerate(found):
         if word.kind in ("first", "last", "place", "unknown"):
@@ -172,7 +102,7 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
             _mask_facility(text, found, index)
 
 
-def _is_thing(text: str, word: _Word, lists: Words) -> bool:
+def _is_thing(text: str, word: Candidate, lists: Words) -> bool:
     """Whether an eponym (`Foley catheter`), a firm or a short acronym is meant."""
     after = _NEXT_WORD.match(text, word.end)
     following = after[1].lower() if after else ""
@@ -196,11 +126,11 @@ _NOT_OF_MEDICINE = frozenset({
 })  # fmt: skip
 
 
-def _after_place(text: str, word: _Word) -> bool:
+def _after_place(text: str, word: Candidate) -> bool:
     return last_word(text, word.start).lower() in BEFORE_PLACE
 
 
-def _mask_titled(text: str, found: list[_Word], index: int) -> None:
+def _mask_titled(text: str, found: list[Candidate], index: int) -> None:
     """`Dr. Will Banks`: after a title a word is a name even if it is a safe one."""
     title = found[index]
     match = _TITLED.match(text, title.end)
@@ -217,7 +147,7 @@ def _mask_titled(text: str, found: list[_Word], index: int) -> None:
 _TITLED = re.compile(rf"\.?[ \u00a0]{{1,2}}(?:{_WORD.pattern}\.?[ ]?){{1,3}}")
 
 
-def _join(text: str, before: _Word, word: _Word) -> None:
+def _join(text: str, before: Candidate, word: Candidate) -> None:
     """What follows a name joins it: `Susan Rose`, `Anna S.`, `Mary Banks`."""
     if word.masked or not before.masked or text[before.end : word.start] not in (" ", ". ", "."):
         return
@@ -230,7 +160,7 @@ def _join(text: str, before: _Word, word: _Word) -> None:
         word.masked = "" if before.masked == "PERSON" else before.masked
 
 
-def _join_backwards(text: str, word: _Word, after: _Word) -> None:
+def _join_backwards(text: str, word: Candidate, after: Candidate) -> None:
     """What stands before a name joins it: `L. Wang`, `Grace Kelly`, `New Haven`."""
     if word.masked or not after.masked:
         return
@@ -239,7 +169,7 @@ def _join_backwards(text: str, word: _Word, after: _Word) -> None:
         word.masked = after.masked if word.kind != "either" else "PERSON"
 
 
-def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
+def _beside_first_names(text: str, found: list[Candidate]) -> Iterator[Place]:
     """`Sarah Doe`, `Valida M. Ibragimov`: a safe word that the name beside it makes a name."""
     for word in found:
         if word.masked != "PERSON":
@@ -276,7 +206,7 @@ _NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | {
 }  # fmt: skip
 
 
-def _stands_as_name(text: str, word: _Word) -> bool:
+def _stands_as_name(text: str, word: Candidate) -> bool:
     """`saw Grace today`: capitalised between words with small letters."""
     before = last_word(text, word.start)
     after = _NEXT_WORD.match(text, word.end)
@@ -307,7 +237,7 @@ _BEFORE_FACILITY = re.compile(rf"((?:[{CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|
 _OF_PLACE = re.compile(rf" of (?:the )?[{CAPITAL}][\w{MARKS}]+")
 
 
-def _mask_facility(text: str, found: list[_Word], index: int) -> None:
+def _mask_facility(text: str, found: list[Candidate], index: int) -> None:
     """`Texas Health Presbyterian Hospital`: the whole name of a hospital that has one."""
     noun = found[index]
     line = text[max(0, noun.start - 80) : noun.start]

@@ -141,6 +141,8 @@ def test_a_date_told_from_another_is_masked_whole() -> None:
     assert masked("seen two weeks after June 3rd, i think") == "seen [DATE], i think"
     assert masked("a week from Monday, the 5th of May, 2020.") == "[DATE]."
     assert masked("see the week of 3 June please") == "see [DATE] please"
+    assert masked("came on the morning of April 2nd, i think") == "came on [DATE], i think"
+    assert masked("due Friday, 23/Nov/2010 at noon") == "due [DATE] at noon"
     assert masked("The week of pain came after 3 days of rest.").startswith("The week of pain")
 
 
