@@ -95,7 +95,8 @@ class Row:
       half: Which half of it.
       system: `cloister`, `bundled` (the same with the model that comes with it) or `presidio`,
         the latter with its own rules and no model.
-      entity_type: Type, `ALL`, `STRUCTURED` (all but names and places) or `TEXT` (no labels).
+      entity_type: Type, `ALL`, `STRUCTURED` (all but names and places), `WITH_DIGIT` (those of
+        them whose label holds a digit, as every number, code and date does) or `TEXT` (no labels).
       spans: Labelled spans.
       precision: Share of found spans of the type that touch a labelled span of any type.
       recall: Share of labelled spans of which at least half the letters and digits are masked.
@@ -172,7 +173,7 @@ def measure(
     find: Find,
     types: frozenset[str] | None = None,
 ) -> Iterator[Row]:
-    """One row a type, one of all, one of the structured ones."""
+    """One row a type, one of all, one of the structured ones, one of those with a digit."""
     tally: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text in texts:
         found = find(text.text)
@@ -184,7 +185,10 @@ def measure(
                 continue
             letters = [i for i in range(start, end) if text.text[i].isalnum()]
             masked = sum(covered[i] for i in letters)
-            for key in _keys(kind):
+            keys = _keys(kind)
+            if kind not in NAMED and any(text.text[i].isdigit() for i in letters):
+                keys = (*keys, "WITH_DIGIT")
+            for key in keys:
                 tally[key]["spans"] += 1
                 tally[key]["characters"] += len(letters)
                 tally[key]["masked"] += masked

@@ -120,6 +120,7 @@ def numbered(
     reach: int = 60,
     check: Callable[[str], bool] | None = None,
     flags: int = ANY,
+    runs: Callable[[str], Sequence[tuple[int, int, int]]] = digit_runs,
 ) -> Finder:
     """A finder of `pattern` where a run of digits begins.
 
@@ -131,6 +132,7 @@ def numbered(
       reach: How many characters before the digits `back` may begin.
       check: Must hold for what `pattern` matched.
       flags: Of both patterns.
+      runs: Those of `digit_runs` that can matter.
     """
     compiled = re.compile(pattern, flags)
     behind = re.compile(f"(?:{back})$", flags) if back else None
@@ -138,7 +140,7 @@ def numbered(
 
     def finder(text: str) -> Iterator[Place]:
         free = 0
-        for start, _, digits in digit_runs(text):
+        for start, _, digits in runs(text):
             if digits < least or start < free:
                 continue
             begin = start

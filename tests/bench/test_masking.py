@@ -28,6 +28,13 @@ def test_recall_characters_and_whole_spans_are_counted_apart() -> None:
     assert rows["STRUCTURED"].spans == 1
 
 
+def test_a_label_without_a_digit_is_no_number() -> None:
+    text = Text("id 4711, unmarried", ((3, 7, "RECORD_NUMBER"), (9, 18, "RECORD_NUMBER")), "a")
+    rows = {row.entity_type: row for row in measure("s", "test", "x", [text], lambda _: [])}
+    assert rows["STRUCTURED"].spans == 2
+    assert rows["WITH_DIGIT"].spans == 1
+
+
 def test_over_masking_is_a_share_of_letters_and_digits() -> None:
     row = over_masking("s", "test", "x", [Text("ab cd", (), "a")], lambda _: [(0, 3, "PERSON")])
     assert row.over_masked == 0.5

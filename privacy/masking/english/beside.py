@@ -1,4 +1,4 @@
-"""Ordinary words that a name or place beside them makes part of it: `Kid Cudi`, `northern Kent`.
+"""What a name or place beside it makes part of it: `Kid Cudi`, `northern Kent`, `Ross, A.B.`.
 
 A word with a capital amid small letters is written so because it names something; where a name
 stands next to it, it belongs to that name. Nothing here marks a text in which nothing was found.
@@ -6,6 +6,7 @@ stands next to it, it belongs to that name. Nothing here marks a text in which n
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from privacy.masking.english.areas import CAPITAL, MARKS
 from privacy.masking.english.cues import GENERIC, JOINS_NAME, MEDICAL_NOUNS, TITLES
@@ -27,6 +28,7 @@ NO_PART = (
 NOBODY = frozenset(
     {"doctor", "company", "customer", "bank", "sir", "i'm", "i've", "i'd", "i'll", "it"}
 )
+_GIVEN = read_list("given") - {"april", "august", "jan", "june", "may", "will"} | {"ed"}
 _FIRST_OR_LAST = read_list("given") | read_list("family")
 _ENDINGS = ("ed", "ing", "ly")
 _PLACE_AFTER = re.compile(
@@ -65,6 +67,7 @@ def around_persons(text: str, persons: Sequence[Place], lists: Words) -> Iterato
         particle = _PARTICLE.search(text, max(0, first - 12), first)
         if particle:
             yield particle.start(1), start
+        yield from _behind(text, end, lists)
         yield from _other(text, first, end, lists)
 
 
@@ -78,12 +81,63 @@ def _chain(text: str, start: int, end: int, lists: Words) -> int:
         chain.append(before.start(1))
     if _INSIDE.search(text, max(0, chain[-1] - 4), chain[-1]):
         return chain[-1]
+    if plain_word(text[chain[-1] : start].strip(". ")) in _GIVEN:
+        return chain[-1]
     if len(chain) == 1 or not _GOES_ON.match(text, end):
         return start
     # It begins the sentence: its capital says nothing, and a common word is no name.
     word = plain_word(text[chain[1] : start].strip(". "))
     common = word in lists.common and word not in _NAMES
     return start if common or (len(word) > 4 and word.endswith(_ENDINGS)) else chain[1]
+
+
+def _behind(text: str, end: int, lists: Words) -> Iterator[Place]:
+    """`Ross, A.B. (1978)`, `Ross- Wells`, `William "Buckshot" May`."""
+    if text[end : end + 2] == ", ":
+        initials = _INITIALS.match(text, end)
+        if initials and initials[1].replace(" ", "") not in _CREDENTIALS:
+            yield initials.span(1)
+        return
+    if text[end : end + 1] not in (" ", "-") or text[end + 1 : end + 2].isalnum():
+        return
+    last = _NICKNAMED.match(text, end) or _HYPHENED.match(text, end)
+    if last:
+        key = plain_word(last[1])
+        if key in _FIRST_OR_LAST or (joins(last[1]) and may_name(key, lists)):
+            yield end, last.end()
+
+
+_INITIALS = re.compile(rf", ((?:[{CAPITAL}]\. ?){{1,3}})(?![\w])")
+_CREDENTIALS = frozenset(
+    {"M.D.", "D.O.", "R.N.", "P.A.", "N.P.", "U.S.", "U.K.", "D.C.", "I.", "A."}
+)
+_NICKNAMED = re.compile(
+    rf" [\"\u201c(] ?{CAPITALISED}(?: {CAPITALISED})? ?[\"\u201d)] ({CAPITALISED})(?![\w@])"
+)
+_HYPHENED = re.compile(rf"(?:- | -)({CAPITALISED})(?![\w@])")
+
+
+def linked(text: str, persons: Sequence[Place], places: Sequence[Place]) -> Iterator[Place]:
+    """`Matt di Angelo`, `cody m ross`: what stands inside a name, half of which is a place too."""
+    people = frozenset(persons)
+    for before, after in pairwise(sorted((*persons, *places))):
+        if 0 < after[0] - before[1] <= _REACH and (before in people or after in people):
+            link = _LINK.fullmatch(text, before[1], after[0])
+            # Spanish and French text is full of `de la`: there only between two capitals.
+            if link and (link["sure"] or _is_titled(text, before[1], after[0])):
+                yield link.span()
+
+
+_LINK = re.compile(
+    r" (?:(?P<sure>van|von|di|della|den|ten|ter|du|dos|bin|ibn|(?![aixyv] |v\.)[a-z]\.?)|"
+    r"(?:de|del|da|der|te|la|le|al|el|zu))(?: de[nr]?| la)? ",
+    re.IGNORECASE,
+)
+
+
+def _is_titled(text: str, end: int, start: int) -> bool:
+    """Whether the words on both sides of a gap have a capital."""
+    return text[text.rfind(" ", 0, end) + 1 : end].istitle() and text[start].isupper()
 
 
 def _other(text: str, start: int, end: int, lists: Words) -> Iterator[Place]:
@@ -130,6 +184,8 @@ def around_places(text: str, places: Sequence[Place]) -> Iterator[Place]:
 def crowned(text: str, places: Sequence[Place]) -> Iterator[Place]:
     """`the Duchess of Kent`: of whom there is one."""
     for start, end in places:
+        if text[max(0, start - 4) : start] != " of ":
+            continue
         before = _CROWNED.search(text, max(0, start - 48), start)
         if before:
             yield before.start(1), end

@@ -43,6 +43,11 @@ _NO_NAMES = read_list("no_names")
 _SMALL = r"[^\W\d_][\w'\u2019\-]{1,24}"
 _AFTER_CUE = re.compile(rf" {{1,2}}(?P<names>{_SMALL}(?: {_SMALL}){{0,2}})")
 _NAME_CUE = re.compile(r"name(?:s?(?: is|['\u2019]s|:| was|:? -)|d)")
+_CHANGED_BEFORE = 40
+_CHANGED = re.compile(
+    rf"s?(?: from (?P<from>{_SMALL}))?(?:(?(from)(?: {_SMALL}){{0,2}}?|) to (?P<to>{_SMALL}))?"
+)
+_FAMILY = read_list("family") | read_list("surnames") | read_list("last") | read_list("first")
 _TITLE_CUE = re.compile(r"[ \n(](?:mrs?|ms|dr|prof|mx)\.?(?= )")
 _CAPITALISED = r"[A-Z][\w'\u2019\-]*\.?"
 _SEQUENCE = rf"{_CAPITALISED}(?: {_CAPITALISED}){{0,3}}"
@@ -160,11 +165,29 @@ def _name_cues(low: str) -> Iterator[int]:
             yield place + (7 if low.startswith(" is", place + 4) else 4)
         elif match:
             yield match.end()
+        if "chang" in low[max(0, place - _CHANGED_BEFORE) : place]:
+            yield from _changed(low, place + 4)
         place = low.find("name", place + 4)
     place = low.find("spelled")
     while place >= 0:
         yield place + 7
         place = low.find("spelled", place + 7)
+
+
+def _changed(low: str, place: int) -> Iterator[int]:
+    """`change my surname to reed`, `changed her name from rose hill to banks`."""
+    match = _CHANGED.match(low, place)
+    for group in ("from", "to"):
+        if match and match[group] and _may_name(match[group]):
+            yield match.start(group) - 1
+
+
+def _may_name(word: str) -> bool:
+    """Whether a word after `name to` may be a name: `change the name to match` says none."""
+    lists = words()
+    return word not in _NO_NAMES and (
+        word not in lists.common or word in lists.either or word in _FAMILY
+    )
 
 
 def _all_safe(names: str) -> bool:

@@ -6,31 +6,28 @@ are masked, and what follows a cue (`my name is rose`). `words.py` brings the li
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
-from privacy.masking.english.areas import CAPITAL, MARKS, Capitalised, areas, in_hashtags
-from privacy.masking.english.beside import around_persons, around_places, crowned
+from privacy.masking.english.areas import CAPITAL, MARKS, areas, in_hashtags
+from privacy.masking.english.beside import around_persons, around_places, crowned, linked
+from privacy.masking.english.candidates import Candidate, candidates
 from privacy.masking.english.cues import (
-    BEFORE_NAME,
     BEFORE_PLACE,
     GENERIC,
     JOINS_NAME,
     MEDICAL_NOUNS,
     PLACE_NOUNS,
-    PLACE_PREFIXES,
-    TITLES,
     cued_names,
 )
 from privacy.masking.english.pairs import paired_names
-from privacy.masking.english.told import told
-from privacy.masking.english.words import Words, plain_word, read_list, words
+from privacy.masking.english.small import SMALL_AFTER, SMALL_WORD, initialled, small_names
+from privacy.masking.english.told import speakers, told
+from privacy.masking.english.words import Words, words
 from privacy.masking.patterns import Place, last_word
 
 _WORD = re.compile(rf"[{CAPITAL}][\w{MARKS}]*(?:['\u2019\-][\w{MARKS}]+)*")
-_SMALL_WORD = re.compile(r"(?<![^\W_])[a-z\u00df-\u00f6\u00f8-\u00ff\u0101-\u017f]{3,}(?![^\W_])")
 # Between two words of one name: `Anna van den Berg`, `William "Bill" Cody`.
 _WIDEST = 24
 _SMALL_PARTS = (
@@ -44,18 +41,6 @@ _NAME_GAP = re.compile(
 )
 _PLACE_GAP = re.compile(rf"  ?|\u00a0|\. ?| {_PARTS}|, ", re.IGNORECASE)
 _NEXT_WORD = re.compile(r"['\u2019]?s? {0,2}-?([A-Za-z]+)")
-_INNER_CAPITAL = re.compile(r"(?:Mc|Mac|O['\u2019]|D['\u2019]|De|Di|La|Le|Van|Fitz)[A-Z][a-z]")
-
-
-@dataclass(slots=True)
-class _Word:
-    """A capitalised word that may be, or may join, a name."""
-
-    start: int
-    end: int
-    key: str
-    kind: str
-    masked: str = ""
 
 
 @lru_cache(maxsize=2)
@@ -65,84 +50,32 @@ def find_names(text: str) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     capitalised = [
         (match.start(), match.end(), match[0], match[0].lower()) for match in _WORD.finditer(text)
     ]
-    small = frozenset(_SMALL_WORD.findall(text))
-    found = list(_names_among(text, capitalised, lists))
+    small = frozenset(SMALL_WORD.findall(text))
+    found = list(candidates(text, capitalised, lists))
     _decide(text, found, lists)
     persons = [(word.start, word.end) for word in found if word.masked == "PERSON"]
     persons += _beside_first_names(text, found)
+    initials = (initialled(text, word.start) for word in found if word.kind == "initial")
+    persons += (place for place in initials if place)
     places = [(word.start, word.end) for word in found if word.masked == "LOCATION"]
     places += areas(text, capitalised, lists)
     persons += cued_names(text)
     persons += paired_names(text, capitalised)
     persons += told(text, small, lists)
+    persons += speakers(text, lists)
     if "#" in text:
         persons += in_hashtags(text, lists)
-    small_persons, small_places = _small(text, small, lists)
+    small_persons, small_places = small_names(text, small, lists)
     persons = list(_joined(text, persons + small_persons, _NAME_GAP))
     places = list(_joined(text, places + small_places, _PLACE_GAP))
     persons += tuple(around_persons(text, persons, lists))
-    persons += crowned(text, places)
+    persons += linked(text, persons, places)
+    persons += crowned(text, (*places, *persons))
     places += tuple(around_places(text, places))
     return tuple(_joined(text, persons, _NAME_GAP)), tuple(_joined(text, places, _PLACE_GAP))
 
 
-def _names_among(text: str, capitalised: Sequence[Capitalised], lists: Words) -> Iterator[_Word]:
-    """The words that are not simply safe, with what kind of word each is."""
-    stays, either, surnames = lists.stays, lists.either, lists.surnames
-    for start, end, word, key in capitalised:
-        if key in stays and key not in either and key not in surnames and key not in _SPECIAL:
-            continue
-        if start and (text[start - 1].isalpha() or text[start - 1] in "@#_"):
-            # The inside of a word: an abbreviation such as eGFR. Handles have their own rule.
-            continue
-        key = plain_word(word)
-        if len(key) == 1:
-            yield _Word(start, end, key, "initial")
-            continue
-        kind = _kind(word, key, lists)
-        if kind:
-            yield _Word(start, end, key, kind)
-
-
-_SPECIAL = TITLES | PLACE_NOUNS | PLACE_PREFIXES
-
-
-def _kind(word: str, key: str, lists: Words) -> str:
-    if key in TITLES:
-        return "title"
-    if key in PLACE_NOUNS:
-        return "facility"
-    if key in PLACE_PREFIXES:
-        return "prefix"
-    if key in lists.either:
-        return "either"
-    if key in lists.surnames:
-        return "surname"
-    if key in lists.stays or not key.strip("x"):
-        # `XXXX` is what was masked before.
-        return ""
-    parts = [part for part in re.split(r"[-'\u2019_]", key) if part]
-    if len(parts) > 1 and " " + " ".join(parts[1:]) in lists.areas.get(parts[0], ()):
-        return "place"
-    if len(parts) > 1 and all(part in lists.stays or len(part) < 3 for part in parts):
-        return "" if parts[0] not in ("o", "d") else "unknown"
-    if any(part in lists.first for part in parts):
-        return "first"
-    if any(part in lists.last for part in parts):
-        return "last"
-    if any(part in lists.places for part in parts):
-        return "place"
-    if any(character.isdigit() for character in word):
-        return ""
-    if word.isupper():
-        # HEENT, CABG: what is short and in capitals is an abbreviation.
-        return "unknown" if len(key) > 5 else "acronym"
-    if len(parts) == 1 and sum(c.isupper() for c in word) > 1 and not _INNER_CAPITAL.match(word):
-        return "unknown" if len(key) > 6 else ""
-    return "unknown"
-
-
-def _decide(text: str, found: list[_Word], lists: Words) -> None:
+def _decide(text: str, found: list[Candidate], lists: Words) -> None:
     """Mark what is a name or a place."""
     for index, word in enumerate(found):
         if word.kind in ("first", "last", "place", "unknown"):
@@ -169,7 +102,7 @@ def _decide(text: str, found: list[_Word], lists: Words) -> None:
             _mask_facility(text, found, index)
 
 
-def _is_thing(text: str, word: _Word, lists: Words) -> bool:
+def _is_thing(text: str, word: Candidate, lists: Words) -> bool:
     """Whether an eponym (`Foley catheter`), a firm or a short acronym is meant."""
     after = _NEXT_WORD.match(text, word.end)
     following = after[1].lower() if after else ""
@@ -193,11 +126,11 @@ _NOT_OF_MEDICINE = frozenset({
 })  # fmt: skip
 
 
-def _after_place(text: str, word: _Word) -> bool:
+def _after_place(text: str, word: Candidate) -> bool:
     return last_word(text, word.start).lower() in BEFORE_PLACE
 
 
-def _mask_titled(text: str, found: list[_Word], index: int) -> None:
+def _mask_titled(text: str, found: list[Candidate], index: int) -> None:
     """`Dr. Will Banks`: after a title a word is a name even if it is a safe one."""
     title = found[index]
     match = _TITLED.match(text, title.end)
@@ -214,7 +147,7 @@ def _mask_titled(text: str, found: list[_Word], index: int) -> None:
 _TITLED = re.compile(rf"\.?[ \u00a0]{{1,2}}(?:{_WORD.pattern}\.?[ ]?){{1,3}}")
 
 
-def _join(text: str, before: _Word, word: _Word) -> None:
+def _join(text: str, before: Candidate, word: Candidate) -> None:
     """What follows a name joins it: `Susan Rose`, `Anna S.`, `Mary Banks`."""
     if word.masked or not before.masked or text[before.end : word.start] not in (" ", ". ", "."):
         return
@@ -227,7 +160,7 @@ def _join(text: str, before: _Word, word: _Word) -> None:
         word.masked = "" if before.masked == "PERSON" else before.masked
 
 
-def _join_backwards(text: str, word: _Word, after: _Word) -> None:
+def _join_backwards(text: str, word: Candidate, after: Candidate) -> None:
     """What stands before a name joins it: `L. Wang`, `Grace Kelly`, `New Haven`."""
     if word.masked or not after.masked:
         return
@@ -236,7 +169,7 @@ def _join_backwards(text: str, word: _Word, after: _Word) -> None:
         word.masked = after.masked if word.kind != "either" else "PERSON"
 
 
-def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
+def _beside_first_names(text: str, found: list[Candidate]) -> Iterator[Place]:
     """`Sarah Doe`, `Valida M. Ibragimov`: a safe word that the name beside it makes a name."""
     for word in found:
         if word.masked != "PERSON":
@@ -245,7 +178,7 @@ def _beside_first_names(text: str, found: list[_Word]) -> Iterator[Place]:
             after = _LAST_NAME.match(text, word.end)
             if after and after[1].lower() not in _NO_LAST_NAMES:
                 yield after.span(1)
-            small = None if after else _SMALL_AFTER.match(text, word.end)
+            small = None if after else SMALL_AFTER.match(text, word.end)
             if small and _is_small_last(small[1]):
                 yield small.span(1)
         suffix = _SUFFIX.match(text, word.end)
@@ -273,7 +206,7 @@ _NO_LAST_NAMES = PLACE_NOUNS | JOINS_NAME | {
 }  # fmt: skip
 
 
-def _stands_as_name(text: str, word: _Word) -> bool:
+def _stands_as_name(text: str, word: Candidate) -> bool:
     """`saw Grace today`: capitalised between words with small letters."""
     before = last_word(text, word.start)
     after = _NEXT_WORD.match(text, word.end)
@@ -304,7 +237,7 @@ _BEFORE_FACILITY = re.compile(rf"((?:[{CAPITAL}][\w'\u2019&.\-]*|of|the|and|for|
 _OF_PLACE = re.compile(rf" of (?:the )?[{CAPITAL}][\w{MARKS}]+")
 
 
-def _mask_facility(text: str, found: list[_Word], index: int) -> None:
+def _mask_facility(text: str, found: list[Candidate], index: int) -> None:
     """`Texas Health Presbyterian Hospital`: the whole name of a hospital that has one."""
     noun = found[index]
     line = text[max(0, noun.start - 80) : noun.start]
@@ -329,87 +262,6 @@ def _mask_facility(text: str, found: list[_Word], index: int) -> None:
         of = _OF_PLACE.match(text, noun.end)
         if of:
             noun.end = of.end()
-
-
-def _small(text: str, small: frozenset[str], lists: Words) -> tuple[list[Place], list[Place]]:
-    """Known names with a small letter, and unknown words where a name is due.
-
-    A name is due beside a name, beside another unknown word, and after a word such as `to`.
-    """
-    persons: list[Place] = []
-    places: list[Place] = []
-    strange = (small - lists.ordinary) | (small & lists.slips)
-    if not strange:
-        return persons, places
-    # In a prompt without capitals a word that nobody knows is denied too.
-    prompt = len(text) <= _PROMPT and sum(map(str.isupper, text)) * 50 <= len(text) + 50
-    last_start, last_end, last_known = -2, -2, False
-    for start, end, word in _where(text, strange):
-        if text[start - 1 : start] in _INSIDE or (
-            text[end : end + 1] in _INSIDE and not _WORD_ENDS.match(text, end)
-        ):
-            continue
-        known = word in lists.small
-        if known:
-            (places if word in lists.places else persons).append((start, end))
-        elif len(word) > 2:
-            beside = start == last_end + 1 and text[last_end] == " "
-            due = prompt or last_word(text, start).lower() in BEFORE_NAME
-            if (beside and last_known) or due:
-                persons.append((start, end))
-                known = True
-            elif beside:
-                persons.append((last_start, end))
-                known = True
-        if known and word in lists.first:
-            after = _SMALL_AFTER.match(text, end)
-            if after and (
-                after[1] in lists.after_first or (prompt and after[1] not in lists.common)
-            ):
-                persons.append(after.span(1))
-        if known and prompt:
-            # `rea cote`: what is a first name too, before a name.
-            before = _SMALL_BEFORE.search(text, max(0, start - 20), start)
-            if before and (
-                before[1] in _GIVEN
-                or (
-                    before[1] in lists.before_last
-                    and _BEFORE_SMALL.search(text, max(0, before.start(1) - 9), before.start(1))
-                )
-            ):
-                persons.append(before.span(1))
-        last_start, last_end, last_known = start, end, known
-    return persons, places
-
-
-def _where(text: str, strange: frozenset[str]) -> list[tuple[int, int, str]]:
-    """Where the words of `strange` stand, in order: few words, so that others cost nothing."""
-    found = []
-    for word in strange:
-        if not word.islower():
-            continue
-        start = text.find(word)
-        while start >= 0:
-            end = start + len(word)
-            if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-                found.append((start, end, word))
-            start = text.find(word, end)
-    return sorted(found)
-
-
-_PROMPT = 300
-# A point ends a sentence, an apostrophe a name: `krylova's`.
-_WORD_ENDS = re.compile(r"['\u2019]s(?![\w])|['\u2019.](?![\w'\u2019\-])")
-_GIVEN = read_list("given") - {"may", "will"}
-_BEFORE_SMALL = re.compile(
-    r"(?:^|[^a-z])(?:to|for|from|with|owe|named|called|wife|husband|and|by|of|hi|hello|hey|dear|is|"
-    r"it['\u2019]?s|i['\u2019]?m|i am) $",
-    re.IGNORECASE,
-)
-_SMALL_BEFORE = re.compile(r"(?<![\w'\u2019@#])([a-z]{3,16}) $")
-_SMALL_AFTER = re.compile(r" ([a-z]{3,24})(?![\w'\u2019])")
-# Beside these a stretch of small letters is part of something longer.
-_INSIDE = frozenset("'\u2019-_@#.0123456789/") - {""}
 
 
 def _joined(text: str, places: list[Place], gap: re.Pattern[str]) -> Iterator[Place]:

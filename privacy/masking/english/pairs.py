@@ -15,14 +15,14 @@ from privacy.masking.patterns import Place
 _GIVEN = read_list("given")
 _FAMILY = read_list("family")
 # Stand in the lists of surnames of the world, and after a first word of a sentence.
-_NO_FAMILY = read_list("no_names") | {
+NO_FAMILY = read_list("no_names") | {
     "an", "are", "asks", "back", "company", "date", "each", "else", "ever", "held", "hence",
     "list", "loan", "made", "more", "must", "put", "said", "sales", "soon", "such", "the",
     "too", "unknown", "were",
 }  # fmt: skip
 _ALLOWED = read_list("allowed") | read_list("brands")
 # Too ordinary at the start of a sentence for a word that is in no list of last names.
-_NO_GIVEN = frozenset({"art", "cash", "chance", "mark", "may", "will"})
+_NO_GIVEN = frozenset({"art", "cash", "chance", "jan", "mark", "may", "will"})
 # A look-ahead: in `Patient Mark Brown` the first word must not take the second one with it.
 _PAIR = re.compile(
     r"(?<![\w'\u2019@#-])([A-Z][A-Za-z]+)(?= {1,2}(?:[A-Z]\.? )?([A-Z][A-Za-z]+)(?![\w@]))"
@@ -82,7 +82,7 @@ def _is_last(word: str, lists: Words, *, cued: bool, rare: bool = False) -> bool
         return True
     if rare and word not in lists.common and word not in _ALLOWED:
         return True
-    return cued and word not in _NO_FAMILY and (word in lists.either or word in lists.surnames)
+    return cued and word not in NO_FAMILY and (word in lists.either or word in lists.surnames)
 
 
 def _in_capitals(text: str, place: int) -> bool:

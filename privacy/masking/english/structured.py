@@ -1,4 +1,4 @@
-"""Numbers, dates and codes as English text writes them."""
+"""Numbers and codes as English text writes them; `dates.py` has the dates."""
 
 import re
 from collections.abc import Iterator
@@ -11,45 +11,16 @@ from privacy.masking.patterns import (
     Place,
     Rules,
     any_in,
-    is_date,
-    last_word,
     lowered,
     numbered,
     pattern,
     trunk_phone,
 )
 
-_MONTH = (
-    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|(?-i:May|MAY)|June?|July?|"
-    r"Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
-)
-_WEEKDAY = (
-    r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Mon|Tues?|Wed|Thur?s?|Fri|Sat|Sun)\.?)"
-)
-_TIME = r"(?:[T ][0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]+)?Z?)?"
 _NO_AMOUNT = r"(?![A-Z0-9]|\.[0-9]| ?%)"
 _VALUE = r"(?=[A-Z0-9/\-]{4})(?=[A-Z0-9/\-]*[0-9]{3})[A-Z0-9]++(?:[/\-][A-Z0-9]++)*+" + _NO_AMOUNT
 _EXTENSION = r"(?:[ ,;]{0,2}(?:ext\.?|extension|x)[ .:]{0,2}[0-9]{1,6})?"
 _LETTER_BEFORE = r"(?<![A-Z])"
-_FULL_MONTH = re.compile(
-    "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
-    "(?![A-Za-z])"
-)
-# Words and names too, or seldom anything but the month.
-_DOUBTFUL = frozenset({"March", "May", "June", "July", "August", "April"})
-_IN = frozenset(
-    {"early", "late", "mid", "since", "in", "last", "next", "of", "this", "until", "by", "from"}
-)
-
-
-def _months(text: str) -> Iterator[Place]:
-    """A month by its name: a date element even without a day."""
-    for match in _FULL_MONTH.finditer(text):
-        start = match.start()
-        if text[start - 1 : start].isalpha():
-            continue
-        if match[0] not in _DOUBTFUL or last_word(text, start).lower() in _IN:
-            yield match.span()
 
 
 def _last_four(found: str) -> bool:
@@ -141,65 +112,6 @@ RULES: Rules = {
     ),
     "CUSTOMER_ID": _rules((0.75, cued_as("CUSTOMER_ID"))),
     "CVV": _rules((0.85, cued_as("CVV"))),
-    "DATE": _rules(
-        (
-            0.8,
-            numbered(
-                rf"[0-9]{{4}}(?P<s> ?[/.\-] ?)[0-9]{{1,2}}(?P=s)[0-9]{{1,2}}{AFTER}{_TIME}",
-                least=6,
-                check=is_date,
-            ),
-        ),
-        (
-            0.8,
-            numbered(
-                rf"[0-9]{{1,2}} ?(?P<s>[/\-]) ?[0-9]{{1,2}} ?(?P=s) ?"
-                rf"(?:[0-9]{{4}}|[0-9]{{2}}){AFTER}{_TIME}",
-                least=4,
-                check=is_date,
-            ),
-        ),
-        (
-            0.8,
-            numbered(
-                rf"(?:[0-9]{{1,2}}\.[0-9]{{1,2}}\.[0-9]{{4}}|[0-9]{{2}}\.[0-9]{{2}}\.[0-9]{{2}})"
-                rf"{AFTER}",
-                least=6,
-                check=is_date,
-            ),
-        ),
-        (0.6, numbered(rf"(?:19|20)[0-9]{{6}}{AFTER}", least=8, check=is_date)),
-        (0.6, numbered(r"(?:0?[1-9]|1[0-2])/(?:19|20)[0-9]{2}(?![0-9/])", least=5)),
-        (
-            0.5,
-            numbered(
-                r"(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12][0-9]|3[01])(?![0-9/])",
-                least=2,
-                back=rf"{_LETTER_BEFORE}(?:on|dated|since|dob:?) ",
-                reach=8,
-            ),
-        ),
-        (
-            0.8,
-            numbered(
-                rf"(?:[0-9]{{1,2}}(?:st|nd|rd|th)?"
-                rf"(?:[ ,\-]{{1,2}}(?:[0-9]{{4}}|'[0-9]{{2}}){AFTER}|{AFTER})|[0-9]{{4}}{AFTER})",
-                back=rf"{_LETTER_BEFORE}(?P<value>(?:{_WEEKDAY},? )?{_MONTH}"
-                r"[ ,\-]{0,2}(?:the |of )?)",
-                reach=28,
-            ),
-        ),
-        (
-            0.8,
-            numbered(
-                rf"[0-9]{{1,2}}(?:st|nd|rd|th)?[ \-]?(?:(?:day )?of )?{_MONTH}(?![A-Z])"
-                rf"(?:[ ,\-]{{1,2}}'?(?:[0-9]{{4}}|[0-9]{{2}}){AFTER})?",
-                back=rf"(?P<value>(?:{_LETTER_BEFORE}{_WEEKDAY},? (?:the )?)?)",
-                reach=16,
-            ),
-        ),
-        (0.5, _months),
-    ),
     "DEVICE_ID": _rules((0.7, cued_as("DEVICE_ID"))),
     "HEALTH_PLAN_NUMBER": _rules((0.75, cued_as("HEALTH_PLAN_NUMBER"))),
     "LICENCE_NUMBER": _rules((0.75, cued_as("LICENCE_NUMBER"))),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from privacy.masking.english.areas import CAPITAL
 from privacy.masking.english.beside import CAPITALISED, NO_PART, NOBODY, joins, may_name
 from privacy.masking.english.words import Words, plain_word, read_list
-from privacy.masking.patterns import Place
+from privacy.masking.patterns import Place, any_in
 
 _RELATIVES = (
     "daughter", "son", "wife", "husband", "brother", "sister", "mother", "father", "mom", "mum",
@@ -55,9 +55,12 @@ _LONGEST = 40
 _LAST_LETTERS = re.compile(r"[^\W\d_]+$")
 # With a small letter these are words: `hey will you`, `thanks hope`.
 _GIVEN = read_list("given") - {
-    "art", "bill", "cash", "chance", "charity", "faith", "grant", "hope", "mark", "may", "will",
+    "art", "bill", "cash", "chance", "charity", "faith", "grant", "hope", "jan", "mark", "may",
+    "will",
 }  # fmt: skip
 _REACH = 40
+# `hey tanner`: what is a name and seldom a word.
+_NAMES = (read_list("first") | read_list("last")) - read_list("common") - {"buddy", "doc"}
 
 
 def told(text: str, small: frozenset[str], lists: Words) -> Iterator[Place]:
@@ -87,7 +90,7 @@ def told(text: str, small: frozenset[str], lists: Words) -> Iterator[Place]:
         stage = None if rank else _STAGED.search(text, begin, start)
         if stage and not text[max(0, stage.start() - 60) : name.end()].isupper():
             yield stage.start(), name.end()
-    for word in sorted((small & _GIVEN) | (small & lists.slips)):
+    for word in sorted((small & _GIVEN) | (small & lists.slips) | (small & _NAMES)):
         start = text.find(f" {word}")
         while start >= 0:
             end = start + 1 + len(word)
@@ -97,3 +100,38 @@ def told(text: str, small: frozenset[str], lists: Words) -> Iterator[Place]:
             if ends and _RELATED.search(text, max(0, start - _REACH), start):
                 yield start + 1, end
             start = text.find(f" {word}", end)
+
+
+def speakers(text: str, lists: Words) -> Iterator[Place]:
+    """`"We go," says Frosty`, `Brown: "No."`: who says what stands in quotation marks."""
+    if not any_in(text, _QUOTES):
+        return
+    for word in _SAYING:
+        place = text.find(word)
+        while place >= 0:
+            match = _SAYS.match(text, place + len(word))
+            if match and _QUOTED.search(text, max(0, place - 4), place):
+                key = plain_word(match[1])
+                if key not in NOBODY and key not in NO_PART and may_name(key, lists):
+                    yield match.start(1), match.end()
+            place = text.find(word, place + 1)
+    colon = text.find(":")
+    while colon >= 0:
+        match = _OPENS.match(text, colon + 1) and _SPEAKER.search(
+            text, max(0, colon - _REACH), colon
+        )
+        if match and match[1].lower() in _SPEAKERS:
+            yield match.span(1)
+        colon = text.find(":", colon + 1)
+
+
+_QUOTES = ('"', "\u201d", "\u201c")
+_SAYING = (" say", " said", " ask", " repl", " add", " expl")
+_QUOTED = re.compile(r"[,.!?]\\?[\"\u201d]$")
+_SAYS = re.compile(
+    r"(?:s|ed|ies|ied|ains|ained|) "
+    rf"([^\W\d_][\w'\u2019\-]+)(?: {CAPITALISED}){{0,2}}(?=[.,;:\"\n]|$| [a-z])"
+)
+_OPENS = re.compile(r" ?\\?[\"\u201c]")
+_SPEAKER = re.compile(r"(?<![\w'\u2019])([A-Za-z][a-z]{2,15})$")
+_SPEAKERS = (read_list("given") | read_list("family") | _NAMES) - {"may", "jan"}

@@ -2,7 +2,7 @@
 
 `make_lists.py` says where `lists/` comes from. `allowed.txt` and `unsafe.txt` are written by
 hand: eponyms, devices, drugs, banks and days that mean nobody, and names among the safe words;
-so are `given.txt` and `family.txt`, of which `pairs.py` makes full names.
+so are `lone.txt`, and `given.txt` and `family.txt`, of which `pairs.py` makes full names.
 """
 
 import unicodedata
@@ -19,8 +19,8 @@ class Words:
     Attributes:
       safe: Ordinary words; includes `either` and `surnames`.
       stays: Those of them that stay when capitalised: written small by somebody, or allowed.
-      either: Words that are first names too: `will`, `grace`.
-      surnames: Words that are last names too: `day`, `banks`; names only beside a name.
+      either: Words that with a capital are names amid small letters: `will`, `grace`, `sparks`.
+      surnames: Words that are last names too: `day`, `pastor`; names only beside a name.
       first: First names and nothing else.
       last: Last names and nothing else.
       ordinary: What may stand with a small letter: safe words, and `lady` and `states`.
@@ -60,7 +60,7 @@ def words() -> Words:
     unsafe = read_list("unsafe")
     allowed = read_list("allowed")
     safe = (read_list("safe") - unsafe) | allowed
-    either = read_list("either") - unsafe - allowed
+    either = (read_list("either") | read_list("lone")) - unsafe - allowed
     first = read_list("first") - safe
     last = read_list("last") - safe
     places = read_list("places") - safe

@@ -42,6 +42,21 @@ def masked(text: str) -> str:
         ("asked @storm about it", "storm"),
         ("asked @2frobnerz about it", "2frobnerz"),
         ("a drink with Rutina at noon", "Rutina"),
+        ("we saw matt di nairobi there", "di"),
+        ("cody m tarvelon signed", "m"),
+        ("as Tarvelon, A.B. (1978) says", "A.B."),
+        ('William " Buckshot " May pitched', "May"),
+        ("Senator Tarvelon- Wells agreed", "Wells"),
+        ("Duchess of Johnson came", "Duchess"),
+        ("' - Ed Tarvelon #lol", "Ed"),
+        ("J. cole liked it", "cole"),
+        ("hey tanner are you there", "tanner"),
+        ('"We go on," says Frosty.', "Frosty"),
+        ('"We go on," said Du Cane.', "Cane"),
+        ('Destiny: "I am here."', "Destiny"),
+        ("spoke with Sparks about it", "Sparks"),
+        ("Savage lives in town", "Savage"),
+        ("listening to Tarvelon frobner's record", "frobner"),
     ],
 )
 def test_what_belongs_to_a_name_is_masked_with_it(text: str, name: str) -> None:
@@ -62,6 +77,11 @@ def test_what_belongs_to_a_name_is_masked_with_it(text: str, name: str) -> None:
         "He was started on Trileptal, then on Provigil.",
         "We used an Amplatz dilator and Gelfoam.",
         "excised in toto, right nasal ala, 20 watts",
+        "General: well developed. Heart: regular.",
+        'The sign read "closed," said the doctor.',
+        "E. coli and C. difficile grew; A. continue, B. hold.",
+        "Hello doc, hey buddy.",
+        "The brush sparks and the river waters savage land.",
     ],
 )
 def test_ordinary_words_beside_no_name_stay(text: str) -> None:
@@ -88,10 +108,42 @@ def test_a_word_at_the_start_of_a_sentence_stays_before_a_name() -> None:
         "21 st june",
         "25th of this month",
         "12/04 /2011",
+        "Thursday, the 16th of November",
+        "Wed - 11th Sep",
+        "friday the fourth of february",
+        "tenth Sep",
+        "eighth May",
+        "January 18 th",
+        "Nov/1/2019",
+        "May 16th , 2022",
+        "22nd, july",
+        "27. February",
+        "1st week of june",
+        "2nd Monday of March",
+        "9th Sept next year",
+        "Thursday 16th",
+        "Sat 5/11",
+        "saturday, may 7th",
+        "mon, 22 may 2022",
+        "5th of Jun in 2022",
+        "Monday on the 14th of May",
+        "April 3rd, Tuesday",
+        "27th August in the morning",
+        "2019 Sept 18th",
+        "17th",
     ],
 )
 def test_dates_as_people_say_them_are_masked_whole(date: str) -> None:
     assert masked(f"it was on the {date}, i think") == "it was on the [DATE], i think"
+
+
+def test_a_date_told_from_another_is_masked_whole() -> None:
+    assert masked("seen two weeks after June 3rd, i think") == "seen [DATE], i think"
+    assert masked("a week from Monday, the 5th of May, 2020.") == "[DATE]."
+    assert masked("see the week of 3 June please") == "see [DATE] please"
+    assert masked("came on the morning of April 2nd, i think") == "came on [DATE], i think"
+    assert masked("due Friday, 23/Nov/2010 at noon") == "due [DATE] at noon"
+    assert masked("The week of pain came after 3 days of rest.").startswith("The week of pain")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +153,11 @@ def test_dates_as_people_say_them_are_masked_whole(date: str) -> None:
         "type 2 may cause it",
         "a third of patients may march",
         "take 3 or 5",
+        "the 3rd dose was given on the 2nd floor",
+        "pain radiates from the 3rd to the 5th rib",
+        "grade 2 may resume, the second may not",
+        "a second march was held",
+        "the third, if any, may march on",
     ],
 )
 def test_numbers_beside_small_may_are_no_dates(text: str) -> None:

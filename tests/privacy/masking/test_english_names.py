@@ -118,6 +118,7 @@ def test_two_ordinary_words_that_are_no_name_stay(text: str) -> None:
     [
         "Cardiovascular / Pulmonary",
         "Credit card",
+        "X-ray of the chest shows no infiltrate.",
         "Orthopedic",
         "Credit reporting, credit repair services, or other personal consumer reports",
         "PREOPERATIVE DIAGNOSIS: Acute appendicitis.",
