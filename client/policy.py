@@ -178,7 +178,7 @@ def _tracers(plan: RunPlan) -> str:
     if not plan.exposure.tracers:
         return "none: exposure cannot be measured"
     return (
-        f"{plan.exposure.tracers} made-up units with secrets beside yours, to measure behind the"
+        f"{plan.exposure.tracers} made-up units with secrets beside yours, to measure after the"
         " run what the adapter remembers"
     )
 

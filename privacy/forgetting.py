@@ -88,10 +88,9 @@ def forget(args: argparse.Namespace) -> int:
         for opening in gone:
             result(f"forgotten: {opening.field} of {opening.party}'s {opening.event.value}")
         result(f"{len(gone)} forgotten for good")
-    unreadable = openings.unreadable()
-    if unreadable:
-        numbers = ", ".join(map(str, unreadable))
-        say(f"WARNING: kept as it is, because it was never written whole: line {numbers}")
+    torn = openings.torn()
+    if torn is not None:
+        say(f"WARNING: kept as it is, because it was never written whole: line {torn}")
     for name in missing:
         say(f"note: {args.openings} keeps nothing of {left[name]}")
     if gone:

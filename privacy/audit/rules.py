@@ -605,7 +605,7 @@ class Rules:
         )
         _need(
             run_id in self._finished or max(released) == self.plans[digest].rounds.num_rounds,
-            f"expected ranks behind the last round of run {run_id}, got them behind round"
+            f"expected ranks after the last round of run {run_id}, got them after round"
             f" {max(released)}",
         )
         _need(
@@ -675,7 +675,7 @@ class Rules:
         _need(site not in self._revoked, f"expected no update of {site}, which is revoked")
         _need(
             place[2] not in self._released.get(place[1], {}),
-            f"expected no update in round {place[2]} behind its adapter",
+            f"expected no update in round {place[2]} after its adapter",
         )
         _need(
             self._sent.get(site, {}).get(place) == update,
@@ -696,7 +696,7 @@ class Rules:
         )
         _need(
             place[1] not in self._finished,
-            f"expected no adapter of run {place[1]} behind its end",
+            f"expected no adapter of run {place[1]} after its end",
         )
         needed = self.plans[place[0]].rounds.min_sites
         _need(
