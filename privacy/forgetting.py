@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privacy.audit.entry import Entry, parse_entry, verify_entry
 from privacy.audit.keys import KeyRing
-from privacy.audit.log import ENTRIES, KEYS
+from privacy.audit.log import ENTRIES, keys_with, no_log
 from privacy.audit.opening import Opening, Openings, commitments_in, is_commitment, open_entry
 from privacy.audit.store import read_lines
 from privacy.console import OK, Parser, UsageError, add_keys, result, result_json, say
@@ -192,7 +192,7 @@ def _wanted(
     if numbers and log is None:
         raise UsageError("expected --log LOG with entries' numbers, got none")
     if log is not None and numbers:
-        ring = KeyRing.load(keys or log / KEYS)
+        ring = KeyRing.load(keys) if keys else keys_with(log)
         for number in numbers:
             wanted[f"entry {number}"] = _of_entry(log, number, ring, kept)
     return wanted
@@ -230,7 +230,7 @@ def _lines(log: Path) -> Iterator[bytes]:
     try:
         yield from read_lines(log / ENTRIES)
     except OSError as error:
-        raise ConfigError(f"expected a log in {log}: {error.strerror}") from None
+        raise no_log(log, log / ENTRIES, error.strerror) from None
 
 
 HANDLERS = {"openings": list_openings, "forget": forget}

@@ -111,6 +111,45 @@ def test_a_missing_log_is_an_error_with_a_reason(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify"],
+        ["policy"],
+        ["compare"],
+        ["report", "--regime", "gdpr", "--out", "page.html"],
+        ["declarations", "--regime", "gdpr", "--out", "sheet.toml"],
+        ["show"],
+        ["sample", "--seed", "1", "--count", "1"],
+        ["prove", "1"],
+        ["tiles", "--out", "tiles"],
+    ],
+)
+def test_a_folder_that_is_no_log_is_said_to_be_none(
+    command: list[str],
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    more = [str(log)] if command == ["compare"] else []
+    for folder in ("none", "nowhere"):
+        assert main([command[0], folder, *more, *command[1:]]) == 1
+        err = capsys.readouterr().err
+        assert f"error: expected a log's folder, got {folder}: cannot read {folder}/" in err
+        assert "hint: a log's folder holds entries.jsonl, checkpoint and keys.json" in err
+
+
+def test_a_log_without_keys_asks_for_them(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (log / KEYS).unlink()
+    assert main(["verify", str(log)]) == 1
+    err = capsys.readouterr().err
+    assert f"expected the parties' public keys in {log / KEYS}, got no file" in err
+    assert "--keys" in err
+
+
 def test_show_prints_one_line_an_entry(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(log)]) == 0
     out, err = capsys.readouterr()
@@ -336,7 +375,7 @@ def test_wrong_use_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixt
         [],
         ["verify"],
         ["show"],
-        ["report"],
+        ["report", "--regime", "gdpr", "--out", "page.html"],
         ["sample"],
         ["prove"],
         ["check-proof"],

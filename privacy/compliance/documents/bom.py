@@ -4,7 +4,7 @@ from typing import Any
 
 from privacy.audit.entry import Event
 from privacy.compliance.documents import MODEL_CARD, Subject, croissant_name, sha256_of
-from privacy.compliance.statements import NOT_COVERED
+from privacy.dp.guarantee import NOT_COVERED
 from privacy.version import VERSION
 
 

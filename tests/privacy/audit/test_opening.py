@@ -240,9 +240,7 @@ def test_an_opening_whose_line_end_is_missing_is_read_kept_and_forgotten(tmp_pat
 
 
 @pytest.mark.parametrize("line", [b"", b"x", b"{}", b"\xff"])
-def test_nothing_is_forgotten_where_a_line_cannot_be_read(
-    tmp_path: Path, line: bytes
-) -> None:
+def test_nothing_is_forgotten_where_a_line_cannot_be_read(tmp_path: Path, line: bytes) -> None:
     openings = Openings(tmp_path / "openings.jsonl")
     first = openings.commit("bank_a", APPROVED, {"by": NAME})
     openings.path.write_bytes(line + b"\n" + openings.path.read_bytes())

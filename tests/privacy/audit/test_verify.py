@@ -778,7 +778,7 @@ def test_the_first_of_several_wrong_entries_is_named(finished: Federation) -> No
 
 
 def test_a_folder_without_a_log_is_no_log(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a log in"):
+    with pytest.raises(ConfigError, match="expected a log's folder, got"):
         verify_log(
             tmp_path,
             KeyRing([PartyKey(party=COORDINATOR, role=Role.COORDINATOR, public_key=bytes(32))]),

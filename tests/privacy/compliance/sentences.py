@@ -8,8 +8,9 @@ import privacy.compliance
 from privacy.audit.keys import Role
 from privacy.compliance import leakage, page, queries, report
 from privacy.compliance.controls import Status
-from privacy.compliance.statements import NOT_COVERED, NOT_SHOWN
+from privacy.compliance.statements import NOT_SHOWN
 from privacy.dp.config import Unit
+from privacy.dp.guarantee import NOT_COVERED
 
 _SAYERS = {"say", "words"}
 
