@@ -62,10 +62,10 @@ from privacy.errors import (
     TransportError,
     VerificationError,
 )
+from privacy.machine import runs_on
 from privacy.masking.canaries import num_clean, num_planted
 from privacy.masking.figures import parse_over_masking, parse_recalls
 from privacy.plan import RunPlan
-from privacy.version import VERSION
 
 END_S: Final = 5.0
 HEARTBEAT_S: Final = 8.0
@@ -131,7 +131,7 @@ class Agent:
         # Its libraries take seconds to load: let them, while this site connects and waits.
         self._worker.start()
         threading.Thread(target=calibrate.load, name="accountant", daemon=True).start()
-        self._journal.record(Event.AGENT_STARTED, version=VERSION)
+        self._journal.record(Event.AGENT_STARTED, **runs_on(self._config.compute.device))
         pause_s = 0.0
         try:
             while not self._stopping.is_set():

@@ -91,9 +91,9 @@ def _exposure(evidence: Evidence, page: Page) -> Html:
                 " random secrets, added after masking, clipped and noised like every other. After"
                 " the run each secret is ranked, by its loss under the released adapter, among {n}"
                 " of its kind. Exposure is log2 {n} minus log2 of the rank: {most} bits for a"
-                " secret known by heart, {chance} on average by chance alone. The p-value bounds the"
-                " chance of such a mean where nothing is remembered. The figures follow from the"
-                " adapter and from made-up secrets alone, and cost no budget.",
+                " secret known by heart, {chance} on average by chance alone. The p-value bounds"
+                " the chance of such a mean where nothing is remembered. The figures follow from"
+                " the adapter and from made-up secrets alone, and cost no budget.",
                 n=f"{exposure.NUM_CANDIDATES:,}",
                 most=f"{exposure.bits(1):g}",
                 chance=f"{exposure.CHANCE_BITS:.1f}",

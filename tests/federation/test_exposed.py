@@ -23,6 +23,7 @@ from privacy.errors import ConfigError, FederationError, ReplyRefusedError, Tran
 from privacy.plan import ExposureConfig, RunPlan
 from tests.federation.test_disclosure import Attacker
 from tests.federation.world import Federation, Site, quiet_plan
+from tests.privacy.evidence import runs_on
 
 RANKS = [2, 600, 1024]
 
@@ -273,7 +274,7 @@ def test_without_the_coordinator_nothing_is_looked_for(
         raise TransportError("gone")
 
     journal = site.home.journal()
-    journal.record(Event.AGENT_STARTED, version="0")
+    journal.record(Event.AGENT_STARTED, **runs_on("0"))
     journal.close()
     with monkeypatch.context() as patched:
         patched.setattr(Link, "append", refuse)
