@@ -130,6 +130,8 @@ class Federation:
         self.sites = tuple(sites)
         self.plan = plan or make_plan(sites=self.sites)
         self.run_id = run_id
+        # Who does not say what it runs on.
+        self.silent: set[str] = set()
         self.accountant = accountant
         self.at = START
         self.keys = {
@@ -174,7 +176,8 @@ class Federation:
         self.say(COORDINATOR, Event.COORDINATOR_STARTED, **runs_on())
         self.offer()
         for site in self.sites:
-            self.say(site, Event.AGENT_STARTED, **runs_on("0.1.0"))
+            if site not in self.silent:
+                self.say(site, Event.AGENT_STARTED, **runs_on())
             self.approve(site)
         self.start()
         for site in self.sites:
