@@ -180,10 +180,12 @@ def describe(plan: RunPlan) -> str:
 
 def _tracers(plan: RunPlan) -> str:
     if not plan.exposure.tracers:
-        return "none: exposure cannot be measured"
+        return (
+            "none: nobody can measure afterwards whether the adapter knows single texts by heart"
+        )
     return (
         f"{plan.exposure.tracers} made-up units with secrets beside yours, to measure after the"
-        " run what the adapter remembers"
+        " run what the adapter knows by heart"
     )
 
 

@@ -85,7 +85,7 @@ def test_tracers_are_allowed_unless_a_site_says_otherwise() -> None:
     check_plan(plan, config(), "regio")
     check_plan(plan, config(max_tracers=5), "regio")
     assert "tracers      5 made-up units with secrets beside yours" in describe(plan)
-    assert "tracers      none: exposure cannot be measured" in describe(PLAN)
+    assert "tracers      none: nobody can measure afterwards" in describe(PLAN)
 
 
 def test_a_base_may_be_allowed_by_its_digest() -> None:
