@@ -25,7 +25,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -62,10 +62,10 @@ from privacy.errors import (
     TransportError,
     VerificationError,
 )
-from privacy.masking.canaries import num_clean, num_planted
+from privacy.machine import runs_on
+from privacy.masking.canaries import check_said
 from privacy.masking.figures import parse_over_masking, parse_recalls
 from privacy.plan import RunPlan
-from privacy.version import VERSION
 
 END_S: Final = 5.0
 HEARTBEAT_S: Final = 8.0
@@ -131,7 +131,7 @@ class Agent:
         # Its libraries take seconds to load: let them, while this site connects and waits.
         self._worker.start()
         threading.Thread(target=calibrate.load, name="accountant", daemon=True).start()
-        self._journal.record(Event.AGENT_STARTED, version=VERSION)
+        self._journal.record(Event.AGENT_STARTED, **runs_on(self._config.compute.device))
         pause_s = 0.0
         try:
             while not self._stopping.is_set():
@@ -631,14 +631,17 @@ class Agent:
         start = (self._worker.pid, plan.digest)
         if start == self._noted_start or "masking" not in local:
             return
-        recall = _checked_recall(plan, local["canaries"])
-        over_masking = _checked_over_masking(plan, local["over_masking"])
+        # Only how many it found is the child's to say: a figure that records could have a part in
+        # must not leave. A plan with another set than this version's is not approved here.
+        recalls = parse_recalls(local["canaries"])
+        figures = parse_over_masking(local["over_masking"])
+        check_said(recalls, figures, plan.masking)
         self._journal.record(
             Event.DATA_MASKED,
             {"plan": plan.digest, "canaries": plan.canaries},
             entity_types=list(plan.masking.entity_types),
-            recall=recall,
-            over_masking=over_masking,
+            recall=[recall.as_list() for recall in recalls],
+            over_masking=[figure.as_list() for figure in figures],
             commitment=self._journal.commit_to(local["masking"]),
         )
         self._journal.record(Event.SELF_TEST_PASSED, {"plan": plan.digest})
@@ -745,38 +748,3 @@ def _newest(point: Point) -> dict[str, object]:
         "held_out_accuracy": round(point.accuracy, 4),
         "held_out_measured": point.num_examples,
     }
-
-
-def _checked_recall(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[list[object]]:
-    """The child's figures of planted examples, which go into the log.
-
-    Only how many it found is the child's to say: a figure that records could have a part in must
-    not leave.
-
-    Raises:
-      ValueError: It was asked for other examples, or says that too few were found.
-    """
-    recalls = parse_recalls(rows)
-    masking = plan.masking
-    expected = num_planted(masking.languages, masking.entity_types)
-    said = [((recall.entity_type, recall.source), recall.num_planted) for recall in recalls]
-    if said != sorted(expected.items()):
-        raise ValueError("expected recall of the plan's planted examples")
-    if any(recall.share < masking.recall_floor for recall in recalls):
-        raise ValueError("expected recall above the plan's floor")
-    return [recall.as_list() for recall in recalls]
-
-
-def _checked_over_masking(plan: RunPlan, rows: Sequence[Sequence[object]]) -> list[list[object]]:
-    """The child's figures of clean sentences, which go into the log like those of recall.
-
-    Raises:
-      ValueError: It was asked for other sentences, or says that it masked too many.
-    """
-    figures = parse_over_masking(rows)
-    said = [(figure.source, figure.num_clean) for figure in figures]
-    if said != sorted(num_clean(plan.masking.languages).items()):
-        raise ValueError("expected over-masking of the plan's clean sentences")
-    if any(figure.share > plan.masking.max_over_masking for figure in figures):
-        raise ValueError("expected over-masking below the plan's ceiling")
-    return [figure.as_list() for figure in figures]

@@ -6,6 +6,7 @@ with a name, which stands in the site's log.
 
 from client.config import SiteConfig
 from privacy.dp.calibrate import check_mechanism
+from privacy.dp.guarantee import NOT_COVERED, guarantee_of
 from privacy.dp.ledger import Ledger
 from privacy.errors import (
     BudgetExceededError,
@@ -22,6 +23,7 @@ _MODES = {
     "redact": "[...]",
 }
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
+_LIST = "\n" + 13 * " "
 
 
 class PlanRuleError(PlanRefusedError):
@@ -166,6 +168,8 @@ def describe(plan: RunPlan) -> str:
         f"mechanism    clip {mechanism.clip_norm:g}, noise multiplier"
         f" {mechanism.noise_multiplier:g}, sample rate {mechanism.sample_rate:g},"
         f" {mechanism.steps_per_round} steps a round",
+        f"that means   {guarantee_of(mechanism, rounds.num_rounds).in_words()}",
+        f"not covered  {_LIST.join(NOT_COVERED)}",
         f"tracers      {_tracers(plan)}",
         f"leaves here  one update a round, norm <= {plan.exits.max_update_norm:g},"
         f" <= {plan.exits.max_update_bytes:,} bytes; metrics:"

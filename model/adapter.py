@@ -86,21 +86,6 @@ class AdapterState:
         views = split(specs, packed.copy())
         return cls(tuple(specs), {name: torch.from_numpy(view) for name, view in views.items()})
 
-    def with_trained(self, packed: Packed) -> "AdapterState":
-        """The same adapter with other values in its trained tensors.
-
-        Raises:
-          ValueError: `packed` is not a packed array of the trained tensors.
-        """
-        trained = split([spec for spec in self.specs if spec.trained], packed)
-        return AdapterState(
-            self.specs,
-            {
-                name: torch.from_numpy(trained[name].copy()) if name in trained else tensor
-                for name, tensor in self.tensors.items()
-            },
-        )
-
 
 def adapter_specs(
     base: PreTrainedModel | PreTrainedConfig, config: AdapterConfig

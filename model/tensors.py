@@ -106,15 +106,6 @@ def pack(specs: Sequence[TensorSpec], tensors: Mapping[str, Packed]) -> Packed:
     return np.concatenate([tensors[spec.name].reshape(-1) for spec in specs])
 
 
-def trained_part(specs: Sequence[TensorSpec], packed: Packed) -> Packed:
-    """The trained tensors of a packed adapter, packed: what an update is about.
-
-    Raises:
-      ValueError: `packed` is not a packed array of `specs`.
-    """
-    return pack([spec for spec in specs if spec.trained], split(specs, packed))
-
-
 def add_update(specs: Sequence[TensorSpec], packed: Packed, update: Packed) -> Packed:
     """A new packed adapter: `packed` plus `update`, the packed change of its trained tensors.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privacy.audit.entry import Entry, parse_entry, verify_entry
 from privacy.audit.keys import KeyRing
-from privacy.audit.log import ENTRIES, KEYS
+from privacy.audit.log import ENTRIES, keys_with, no_log
 from privacy.audit.opening import Opening, Openings, commitments_in, is_commitment, open_entry
 from privacy.audit.store import read_lines
 from privacy.console import OK, Parser, UsageError, add_keys, result, result_json, say
@@ -88,10 +88,9 @@ def forget(args: argparse.Namespace) -> int:
         for opening in gone:
             result(f"forgotten: {opening.field} of {opening.party}'s {opening.event.value}")
         result(f"{len(gone)} forgotten for good")
-    unreadable = openings.unreadable()
-    if unreadable:
-        numbers = ", ".join(map(str, unreadable))
-        say(f"WARNING: kept as it is, because it was never written whole: line {numbers}")
+    torn = openings.torn()
+    if torn is not None:
+        say(f"WARNING: kept as it is, because it was never written whole: line {torn}")
     for name in missing:
         say(f"note: {args.openings} keeps nothing of {left[name]}")
     if gone:
@@ -193,7 +192,7 @@ def _wanted(
     if numbers and log is None:
         raise UsageError("expected --log LOG with entries' numbers, got none")
     if log is not None and numbers:
-        ring = KeyRing.load(keys or log / KEYS)
+        ring = KeyRing.load(keys) if keys else keys_with(log)
         for number in numbers:
             wanted[f"entry {number}"] = _of_entry(log, number, ring, kept)
     return wanted
@@ -231,7 +230,7 @@ def _lines(log: Path) -> Iterator[bytes]:
     try:
         yield from read_lines(log / ENTRIES)
     except OSError as error:
-        raise ConfigError(f"expected a log in {log}: {error.strerror}") from None
+        raise no_log(log, log / ENTRIES, error.strerror) from None
 
 
 HANDLERS = {"openings": list_openings, "forget": forget}

@@ -12,7 +12,7 @@ from privacy.audit.checkpoint import log_key, parse_checkpoint
 from privacy.audit.compare import Comparison, compare_logs
 from privacy.audit.entry import Entry, format_time, parse_entry
 from privacy.audit.keys import KeyRing, Role
-from privacy.audit.log import CHECKPOINT, COSIGNED, ENTRIES, KEYS, check_signer
+from privacy.audit.log import CHECKPOINT, COSIGNED, ENTRIES, check_signer, keys_with, no_log
 from privacy.audit.merkle import Tree, leaf_hash
 from privacy.audit.note import Note
 from privacy.audit.policy import Policy
@@ -123,7 +123,7 @@ def check_proof(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Compare two parties' copies of a log."""
-    keys = KeyRing.load(args.keys or args.log / KEYS)
+    keys = KeyRing.load(args.keys) if args.keys else keys_with(args.log)
     found = compare_logs(args.log, args.other, keys)
     text = _verdict(found)
     is_sound = all(
@@ -193,7 +193,7 @@ def _lines(log: Path) -> Iterator[bytes]:
     try:
         yield from read_lines(path)
     except OSError as error:
-        raise ConfigError(f"expected a log in {log}: {path}: {error.strerror}") from None
+        raise no_log(log, path, error.strerror) from None
 
 
 def _wanted(args: argparse.Namespace, bad: _Bad) -> Iterator[tuple[int, Entry]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from privacy.audit.entry import format_time
 from privacy.audit.keys import KeyRing
-from privacy.audit.log import CHECKPOINT, KEYS
+from privacy.audit.log import CHECKPOINT, keys_with, no_log
 from privacy.audit.stamp import FOLDER, Stamp, ask, check_stamp, keep, read_roots, read_stamps
 from privacy.audit.verify import open_by_operator
 from privacy.console import OK, Parser, UsageError, result, result_json, say
-from privacy.errors import ConfigError, VerificationError
+from privacy.errors import VerificationError
 
 
 def add_parsers(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -59,10 +59,11 @@ def stamp(args: argparse.Namespace) -> int:
     try:
         note = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"expected a log in {args.log}: {path}: {error.strerror}") from None
+        raise no_log(args.log, path, error.strerror) from None
     except UnicodeDecodeError:
         raise VerificationError(f"expected text in {path}") from None
-    checkpoint = open_by_operator(note, KeyRing.load(args.keys or args.log / KEYS))
+    keys = KeyRing.load(args.keys) if args.keys else keys_with(args.log)
+    checkpoint = open_by_operator(note, keys)
     kept = keep(args.log, note, ask(note, args.tsa, roots))
     if not roots:
         say("note: the authority's signature was not checked; `verify --timestamps` does that")

@@ -125,6 +125,16 @@ def _parser() -> console.Parser:
     run.add_argument("--detach", action="store_true", help="offer the plan and return")
     _add_decision(run)
     add("status", "Show sites, runs and rounds.", "status --json")
+    merged = add(
+        "export",
+        "Write the base with a finished run's last adapter in its weights.",
+        "export triage-model --run triage",
+    )
+    merged.add_argument("folder", type=Path, help="a new folder, which transformers loads")
+    merged.add_argument("--run", default="", help="name of the run (default: finished last)")
+    merged.add_argument(
+        "--base", type=Path, metavar="FOLDER", help="the run's base (default: the embedded one)"
+    )
     stop = add(
         "stop",
         "Stop serving; with --run, stop one run for good.",
@@ -163,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": _run,
         "status": _status,
         "stop": _stop,
+        "export": _export,
     }
     return console.run(_parser(), handlers, argv)
 
@@ -487,6 +498,17 @@ def _status(args: argparse.Namespace) -> int:
     if found is None:
         found = offline_status(config)
     _show({"running": running, **found}, args.json, status_lines(found, running=running))
+    return console.OK
+
+
+def _export(args: argparse.Namespace) -> int:
+    config = load(args.home)
+    quiet_dependencies()
+    from server.merging import export
+
+    run = export(config, args.folder, run=args.run, base=args.base)
+    found = {"folder": str(args.folder), "run": run.plan.run, "adapter": run.adapter}
+    _show(found, args.json, str(args.folder))
     return console.OK
 
 

@@ -28,6 +28,7 @@ from privacy import wire
 from privacy.audit.entry import NAME, Event, format_time, parse_entry
 from privacy.dp import calibrate
 from privacy.errors import ConfigError, FederationError, ReplyRefusedError, VerificationError
+from privacy.machine import runs_on
 from privacy.pki.identity import SigningKey
 from privacy.plan import RunPlan
 from privacy.version import VERSION
@@ -266,6 +267,7 @@ class Coordinator:
         self.port = self.engine.start(self.config.listen, self._credentials)
         control = self._serve_control()
         try:
+            self.evidence.record(Event.COORDINATOR_STARTED, **runs_on())
             ready(self.port)
             while not self._stopping.is_set():
                 version = self._version

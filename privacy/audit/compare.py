@@ -14,7 +14,7 @@ from pathlib import Path
 from privacy.audit.checkpoint import Checkpoint, parse_checkpoint
 from privacy.audit.history import read_history
 from privacy.audit.keys import KeyRing
-from privacy.audit.log import CHECKPOINT, CHECKPOINTS, COSIGNED, ENTRIES
+from privacy.audit.log import CHECKPOINT, CHECKPOINTS, COSIGNED, ENTRIES, no_log
 from privacy.audit.merkle import Edge, leaf_hash
 from privacy.audit.note import Note
 from privacy.audit.store import read_lines
@@ -139,7 +139,7 @@ def _open(path: Path, keys: KeyRing) -> tuple[Checkpoint, bool]:
         note = file.read_text(encoding="utf-8")
         checkpoint = parse_checkpoint(Note.parse(note).text)
     except OSError as error:
-        raise ConfigError(f"expected a log in {path}: {file}: {error.strerror}") from None
+        raise no_log(path, file, error.strerror) from None
     except (UnicodeDecodeError, VerificationError) as error:
         raise ConfigError(f"expected a checkpoint in {file}: {error}") from None
     try:
@@ -160,7 +160,7 @@ def _signed(path: Path, keys: KeyRing) -> dict[tuple[str, int], set[bytes]]:
         notes = [file.read_text(encoding="utf-8", errors="replace") for file in files]
         notes += read_history(path / CHECKPOINTS) if path.is_dir() else []
     except OSError as error:
-        raise ConfigError(f"expected a log in {path}: {error.strerror}") from None
+        raise no_log(path, error.filename, error.strerror) from None
     for note in notes:
         try:
             found = open_by_operator(note, keys)

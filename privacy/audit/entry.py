@@ -36,6 +36,7 @@ from securesystemslib.signer._signature import Signature
 from privacy.audit.keys import Role
 from privacy.dp import exposure, membership
 from privacy.errors import VerificationError
+from privacy.machine import DEVICES, MAX_CORES, PROCESSORS, is_packages, is_version
 from privacy.masking.figures import is_over_masking, is_recall
 from privacy.pki.identity import Algorithm, SigningKey, verify
 
@@ -67,6 +68,7 @@ class Event(StrEnum):
     ROUND_FAILED = "round-failed"
     RUN_FINISHED = "run-finished"
     DOOR_REFUSED = "door-refused"
+    COORDINATOR_STARTED = "coordinator-started"
 
     AGENT_STARTED = "agent-started"
     WITNESS_ANNOUNCED = "witness-announced"
@@ -137,12 +139,16 @@ WITNESS_KEY = _text(
 )
 EVENT = _text("the name of an event", r"[a-z]+(-[a-z]+)*")
 SERIAL = _text("a certificate's serial number in digits", r"[0-9a-fA-F]{1,64}")
-VERSION = _text("a version", r"[0-9A-Za-z.+-]{1,64}")
+VERSION = Kind("a version of 1 to 64 letters, digits and . + -", is_version)
+PACKAGES = Kind("a sorted list of [package of a closed list, version]", is_packages)
+PROCESSOR = Kind(f"one of {', '.join(PROCESSORS)}", lambda value: value in list(PROCESSORS))
+DEVICE = Kind(f"one of {', '.join(DEVICES)}", lambda value: value in list(DEVICES))
 # Of a value that names a person or is a person's words; `privacy.audit.opening` opens it.
 COMMITMENT = _text("hmac-sha256:<64 hex digits>", r"hmac-sha256:[0-9a-f]{64}")
 DIGEST = _text("sha256:<64 hex digits>", _DIGEST.pattern)
 COUNT = Kind("a whole number from 0", _is_count)
 ROUND = Kind("a round from 1", lambda value: _is_count(value) and value >= 1)
+CORES = Kind(f"1 to {MAX_CORES} cores", lambda value: _is_count(value) and 1 <= value <= MAX_CORES)
 NUMBER = Kind("a number >= 0", _is_number)
 PLAN = Kind("a plan as a JSON object", lambda value: isinstance(value, dict))
 NAMES = Kind(
@@ -249,6 +255,16 @@ _TEST = {
 }
 
 
+# What a party runs on; `privacy.machine` says why there is no more of it.
+_RUNS_ON = {
+    "version": VERSION,
+    "python": VERSION,
+    "packages": PACKAGES,
+    "processor": PROCESSOR,
+    "num_cores": CORES,
+    "device": DEVICE,
+}
+
 # Who decided, and in which words why.
 _DECISION = {"by": COMMITMENT, "reason": COMMITMENT}
 
@@ -315,7 +331,8 @@ FORMS: Mapping[Event, Form] = {
     Event.DOOR_REFUSED: _coordinator(
         fields={"rule": RULE}, may={"site": NAME, "peer": COMMITMENT}
     ),
-    Event.AGENT_STARTED: _site(fields={"version": VERSION}),
+    Event.COORDINATOR_STARTED: _coordinator(fields=_RUNS_ON),
+    Event.AGENT_STARTED: _site(fields=_RUNS_ON),
     # Signed with the site's own key: so whoever has that one needs nobody's word for this one.
     Event.WITNESS_ANNOUNCED: _site(fields={"witness_key": WITNESS_KEY}),
     # In the place of an entry that this log refused, which the site keeps.

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from privacy.audit.checkpoint import parse_checkpoint
-from privacy.audit.log import CHECKPOINT, COSIGNED, ENTRIES
+from privacy.audit.log import CHECKPOINT, COSIGNED, ENTRIES, no_log
 from privacy.audit.merkle import Tree, leaf_hash
 from privacy.audit.note import Note
 from privacy.audit.store import read_lines
@@ -50,7 +50,7 @@ def export_tiles(log: Path, out: Path) -> list[int]:
                 left_out += _write_bundle(out, tree.size - len(bundle), bundle)
                 bundle = []
     except OSError as error:
-        raise ConfigError(f"expected a log in {log}: {error.filename}: {error.strerror}") from None
+        raise no_log(log, error.filename, error.strerror) from None
     if tree.size < checkpoint.size or tree.root() != checkpoint.root:
         raise TamperError(
             f"the entries of {log} are not those that were signed for",

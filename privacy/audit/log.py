@@ -54,12 +54,40 @@ __all__ = [
     "Receipt",
     "check_sequence",
     "check_signer",
+    "keys_with",
+    "no_log",
 ]
 
 CHECKPOINT = "checkpoint"
 COSIGNED = "checkpoint.cosigned"
 CHECKPOINTS = "checkpoints.jsonl"
 KEYS = "keys.json"
+
+
+def no_log(path: Path, missing: object, why: str | None) -> ConfigError:
+    """What is said of a folder that was named as a log's and is none."""
+    return ConfigError(
+        f"expected a log's folder, got {path}: cannot read {missing}: {why}",
+        hint=f"a log's folder holds {ENTRIES}, {CHECKPOINT} and {KEYS}; a coordinator's is log/ in"
+        " its folder",
+    )
+
+
+def keys_with(folder: Path) -> KeyRing:
+    """The parties' public keys that lie with a log.
+
+    Raises:
+      ConfigError: The folder is no log's, or it holds no keys.
+    """
+    # Without keys of his own an auditor would look for a file, where the folder is the mistake.
+    if not (folder / ENTRIES).is_file():
+        raise no_log(folder, folder / ENTRIES, "no such file")
+    if not (folder / KEYS).is_file():
+        raise ConfigError(
+            f"expected the parties' public keys in {folder / KEYS}, got no file",
+            hint="name a file of them with --keys",
+        )
+    return KeyRing.load(folder / KEYS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -190,38 +190,36 @@ class Openings:
         """Delete salt and value of these commitments, durably; returns what was deleted.
 
         When this returns, the file in its place holds the others only. A crash before leaves the
-        file as it was, one after leaves the new one.
+        file as it was, one after leaves the new one. What a crash cut off at the end was never an
+        opening, and stays as it is.
 
         Raises:
-          ConfigError: The file cannot be read or written.
+          ConfigError: The file cannot be read or written, or a line is no opening: what is meant
+            may stand there, so nothing is forgotten.
+          VerificationError: A line's value and salt do not open its commitment; the same.
         """
+        wanted = set(commitments)
         with self._alone():
-            *lines, tail = self._content().split(b"\n")
-            wanted = set(commitments)
-            gone: dict[str, Opening] = {}
-            kept = []
-            for line, end in [*((line, b"\n") for line in lines), (tail, b"")]:
-                opening = _parsed(line)
-                if opening is not None and opening.commitment in wanted:
-                    gone[opening.commitment] = opening
-                else:
-                    # One that cannot be read must not hold up the others' erasure, nor be lost.
-                    kept.append(line + end)
+            whole, tail = self._lines()
+            gone = {name: opening for _, name, opening in whole if name in wanted}
+            kept = [line + b"\n" for line, name, _ in whole if name not in wanted]
+            last = _parsed(tail)
+            if last is not None and last.commitment in wanted:
+                gone[last.commitment] = last
+            else:
+                kept.append(tail)
             if gone:
-                content = b"".join(kept)
                 try:
-                    replace_private(self.path, content)
+                    replace_private(self.path, b"".join(kept))
                     sync_folder(self.path.parent)
                 except OSError as error:
                     raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
             return [gone[name] for name in sorted(gone)]
 
-    def unreadable(self) -> list[int]:
-        """Numbers of the lines, from 1, that are no opening: `forget` leaves them as they are."""
-        lines = self._content().split(b"\n")
-        if not lines[-1]:
-            lines.pop()
-        return [number for number, line in enumerate(lines, 1) if _parsed(line) is None]
+    def torn(self) -> int | None:
+        """Number of the last line, from 1, where a crash cut it off; None where none is."""
+        *whole, tail = self._content().split(b"\n")
+        return len(whole) + 1 if tail and _parsed(tail) is None else None
 
     def _add(self, openings: Iterable[Opening]) -> None:
         with self._alone():
@@ -250,15 +248,21 @@ class Openings:
             raise ConfigError(f"cannot read {self.path}: {error.strerror}") from None
 
     def _read(self) -> dict[str, Opening]:
-        content = self._content()
-        *whole, tail = content.split(b"\n")
-        found = [
-            _parse(line, f"line {number} of {self.path}") for number, line in enumerate(whole, 1)
-        ]
+        whole, tail = self._lines()
+        found = {name: opening for _, name, opening in whole}
         # An editor may have left out the last line's end. A torn write is no opening, and no entry
         # was made for it.
         last = _parsed(tail)
-        return {opening.commitment: opening for opening in [*found, *([last] if last else [])]}
+        return found if last is None else {**found, last.commitment: last}
+
+    def _lines(self) -> tuple[list[tuple[bytes, str, Opening]], bytes]:
+        """Each whole line with its commitment and what it says, and what follows the last one."""
+        *whole, tail = self._content().split(b"\n")
+        found = []
+        for number, line in enumerate(whole, 1):
+            opening = _parse(line, f"line {number} of {self.path}")
+            found.append((line, opening.commitment, opening))
+        return found, tail
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

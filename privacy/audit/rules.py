@@ -21,7 +21,7 @@ from privacy.audit.policy import WITNESS_TYPES
 from privacy.dp import calibrate, exposure, membership
 from privacy.dp.config import Unit
 from privacy.errors import ConfigError, VerificationError
-from privacy.masking.canaries import num_clean, num_planted, set_digest
+from privacy.masking.canaries import check_said, set_digest
 from privacy.masking.figures import parse_over_masking, parse_recalls
 from privacy.pki.identity import Algorithm, algorithm_of
 from privacy.plan import RunPlan
@@ -310,33 +310,15 @@ class Rules:
             entry.subjects["canaries"] == plan.canaries,
             "expected the planted examples of the plan to be looked for",
         )
-        recalls = parse_recalls(entry.predicate["recall"])
-        over_masking = parse_over_masking(entry.predicate["over_masking"])
-        if plan.canaries == set_digest():
-            # A type that is not named is one that nobody looked for. Of another version's set
-            # only the digest is known here.
-            _need(
-                {(found.entity_type, found.source): found.num_planted for found in recalls}
-                == num_planted(plan.masking.languages, expected),
-                "expected recall of each planted type and language, and of all examples",
+        try:
+            check_said(
+                parse_recalls(entry.predicate["recall"]),
+                parse_over_masking(entry.predicate["over_masking"]),
+                plan.masking,
+                is_known=plan.canaries == set_digest(),
             )
-            _need(
-                {figure.source: figure.num_clean for figure in over_masking}
-                == num_clean(plan.masking.languages),
-                "expected over-masking of each of the plan's languages, and of all sentences",
-            )
-        for recall in recalls:
-            _need(
-                recall.entity_type in expected and recall.share >= plan.masking.recall_floor,
-                f"expected recall of {recall.entity_type} at or above the plan's floor of"
-                f" {plan.masking.recall_floor:g}, got {recall.share:.3f}",
-            )
-        for figure in over_masking:
-            _need(
-                figure.share <= plan.masking.max_over_masking,
-                f"expected over-masking ({figure.source}) of at most the plan's"
-                f" {plan.masking.max_over_masking:g}, got {figure.share:.3f}",
-            )
+        except ValueError as error:
+            raise VerificationError(str(error)) from None
         self._masked.setdefault(entry.party, set()).add(digest)
 
     def _check_active(self, site: str) -> None:
@@ -605,7 +587,7 @@ class Rules:
         )
         _need(
             run_id in self._finished or max(released) == self.plans[digest].rounds.num_rounds,
-            f"expected ranks behind the last round of run {run_id}, got them behind round"
+            f"expected ranks after the last round of run {run_id}, got them after round"
             f" {max(released)}",
         )
         _need(
@@ -675,7 +657,7 @@ class Rules:
         _need(site not in self._revoked, f"expected no update of {site}, which is revoked")
         _need(
             place[2] not in self._released.get(place[1], {}),
-            f"expected no update in round {place[2]} behind its adapter",
+            f"expected no update in round {place[2]} after its adapter",
         )
         _need(
             self._sent.get(site, {}).get(place) == update,
@@ -696,7 +678,7 @@ class Rules:
         )
         _need(
             place[1] not in self._finished,
-            f"expected no adapter of run {place[1]} behind its end",
+            f"expected no adapter of run {place[1]} after its end",
         )
         needed = self.plans[place[0]].rounds.min_sites
         _need(

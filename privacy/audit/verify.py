@@ -34,8 +34,9 @@ from privacy.audit.log import (
     CHECKPOINTS,
     COSIGNED,
     ENTRIES,
-    KEYS,
     check_sequence,
+    keys_with,
+    no_log,
 )
 from privacy.audit.merkle import Edge, leaf_hash
 from privacy.audit.note import Note, NoteKey
@@ -163,7 +164,7 @@ def check_log(
     """
     keys_from_log = keys is None
     if keys is None:
-        keys = KeyRing.load(folder / KEYS)
+        keys = keys_with(folder)
     try:
         # In the order opposite to that of writing, so a log may grow meanwhile.
         cosigned = None if policy is None else _read_cosigned(folder, policy, keys)
@@ -179,9 +180,7 @@ def check_log(
             rules = _check_entries(folder, keys, checkpoint, roots, accountant, visit, entries)
         _check_end(folder, keys, checkpoint.size, lines)
     except OSError as error:
-        raise ConfigError(
-            f"expected a log in {folder}: {error.filename}: {error.strerror}"
-        ) from None
+        raise no_log(folder, error.filename, error.strerror) from None
     if policy is not None:
         _check_announced(policy, checkpoint.origin, rules.witnesses)
     if cosigned is not None and cosigned.checkpoint.size < checkpoint.size:

@@ -96,7 +96,8 @@ def curve_chart(
     Args:
       name: Whose, for readers who cannot see it.
       what: Which figure, in the page's language.
-      values: By round, the first and the last one among them; None: not measured.
+      values: By round, the first and the last one among them; None: not measured. At least one
+        was.
       top: The scale's end, the same for all sites so that they can be compared.
       percent: Whether figures are shares.
       say: The language.
@@ -114,12 +115,14 @@ def curve_chart(
     def written(value: float) -> str:
         return f"{100 * value:.1f} %" if percent else f"{value:.2f}"
 
+    parts = _parts(values)
     lines = [
         tag("polyline", points=" ".join(f"{x(n)},{y(known[n])}" for n in part), class_="steps")
-        for part in _parts(values)
+        for part in parts
     ]
     # A value between two gaps has no line; and few values are better seen.
-    dots = [n for n in known if len(known) <= MAX_DOTS or [n] in _parts(values)]
+    alone = {part[0] for part in parts if len(part) == 1}
+    dots = [n for n in known if len(known) <= MAX_DOTS or n in alone]
     ends = [f"{written(known[n])} ({say('round {n}', n=n)})" for n in (min(known), max(known))]
     label = say("{name}: {what} from {first} to {last}", name=name, what=what,
                 first=ends[0], last=ends[1])  # fmt: skip

@@ -93,8 +93,9 @@ def _figure(
     say = page.say
     points = {point.server_round: point for point in result.points}
     due = _due(result, run.plan.rounds.num_rounds)
-    # A gap is drawn, however many rounds there are.
-    rounds = sorted({*_evenly(due, MAX_DRAWN), *(set(due) - set(points))})
+    # Of what was measured, not of what was due: where most was not, nothing would be left. A gap
+    # is drawn, however many rounds there are; it adds nothing to the page but a line's end.
+    rounds = sorted({*_evenly(sorted(points), MAX_DRAWN), *(set(due) - set(points))})
     loss = {n: points[n].quality.loss if n in points else None for n in rounds}
     accuracy = {n: points[n].quality.accuracy if n in points else None for n in rounds}
     counts = sorted({point.num_examples for point in result.points})
@@ -113,7 +114,10 @@ def _table(results: Sequence[Results], run: RunEvidence, page: Page) -> Html:
     points = [{point.server_round: point for point in result.points} for result in results]
     due = [_due(result, num_rounds) for result in results]
     rounds = sorted({number for numbers in due for number in numbers})
-    shown = _evenly(rounds, MAX_ROWS)
+    # What was measured first: a row of a gap says less than a figure.
+    measured = _evenly(sorted({number for of in points for number in of}), MAX_ROWS)
+    gaps = [number for number in rounds if not any(number in of for of in points)]
+    shown = sorted({*measured, *_evenly(gaps, MAX_ROWS - len(measured))})
 
     def cells(number: int, of: dict[int, Point], wanted: list[int]) -> list[object]:
         if number in of:
@@ -150,5 +154,7 @@ def _evenly(rounds: list[int], most: int) -> list[int]:
     """At most so many of `rounds`, with both ends."""
     if len(rounds) <= most:
         return rounds
+    if most < 2:
+        return rounds[:most]
     step = (len(rounds) - 1) / (most - 1)
     return sorted({rounds[round(place * step)] for place in range(most)})

@@ -88,12 +88,12 @@ def _exposure(evidence: Evidence, page: Page) -> Html:
             "p",
             say(
                 "A plan may add tracers to what each institution trains on: made-up units with"
-                " random secrets, behind masking, clipped and noised like every other. Behind the"
-                " run each secret is ranked, by its loss under the released adapter, among {n} of"
-                " its kind. Exposure is log2 {n} minus log2 of the rank: {most} bits for a secret"
-                " known by heart, {chance} on average by chance alone. The p-value bounds the"
-                " chance of such a mean where nothing is remembered. The figures follow from the"
-                " adapter and from made-up secrets alone, and cost no budget.",
+                " random secrets, added after masking, clipped and noised like every other. After"
+                " the run each secret is ranked, by its loss under the released adapter, among {n}"
+                " of its kind. Exposure is log2 {n} minus log2 of the rank: {most} bits for a"
+                " secret known by heart, {chance} on average by chance alone. The p-value bounds"
+                " the chance of such a mean where nothing is remembered. The figures follow from"
+                " the adapter and from made-up secrets alone, and cost no budget.",
                 n=f"{exposure.NUM_CANDIDATES:,}",
                 most=f"{exposure.bits(1):g}",
                 chance=f"{exposure.CHANCE_BITS:.1f}",
@@ -119,9 +119,10 @@ def _exposure(evidence: Evidence, page: Page) -> Html:
                 " that a stronger attack fails, or how well a text is remembered that stands in"
                 " many records, which no guarantee about one unit covers. 'Allowed on average' is"
                 " what epsilon and delta of the plan bound, over the chance of all runs, where"
-                " losses do not tie: a single run may lie above. An institution pins its secrets"
-                " in the log before it trains, but whether the ranks are those that were measured,"
-                " the log cannot show, and a person may have seen them before deciding to release."
+                " losses do not tie: a single run may lie above. That an institution's secrets"
+                " were pinned in the log before its first update was sent, is checked. That they"
+                " were trained on, and that the ranks are those that were measured, the log cannot"
+                " show, and a person may have seen them before deciding to release."
             ),
             warn=True,
         ),

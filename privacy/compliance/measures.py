@@ -4,7 +4,8 @@ from privacy.compliance.chart import interval_bar, spend_chart
 from privacy.compliance.evidence import Evidence, RunEvidence, SiteEvidence
 from privacy.compliance.markup import NOTHING, Html, join, tag
 from privacy.compliance.page import Page, section, table
-from privacy.compliance.statements import NOT_COVERED, privacy_claim
+from privacy.compliance.statements import privacy_claim
+from privacy.dp.guarantee import NOT_COVERED
 from privacy.masking.figures import OverMasking, Recall
 
 

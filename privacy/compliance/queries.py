@@ -40,6 +40,9 @@ class Finding:
 
 Query = Callable[[Evidence, Words], Finding]
 
+_STARTS = (Event.AGENT_STARTED, Event.COORDINATOR_STARTED)
+_COMPUTED = (Event.UPDATE_SENT, Event.ADAPTER_RELEASED)
+
 
 def _senders(evidence: Evidence) -> list[SiteEvidence]:
     """The sites whose records had an effect outside."""
@@ -279,6 +282,33 @@ def _failures(evidence: Evidence, words: Words) -> Finding:
     return Finding(Shown.SHOWN, text, tuple(this.failed or 0 for this in rounds))
 
 
+def _versions(evidence: Evidence, words: Words) -> Finding:
+    entries = evidence.log.entries
+    numbers = tuple(n for n, entry in enumerate(entries) if entry.event in _STARTS)
+    if not numbers:
+        return Finding(Shown.NOTHING, words("No software version is in the log."))
+    # Who computed what is told here: the coordinator, and the sites whose updates left.
+    acted = {entry.party for entry in entries if entry.event in _COMPUTED}
+    having = {entries[n].party for n in numbers} & acted
+    said = [entries[n].predicate for n in numbers]
+    packages: dict[str, set[str]] = {"cloister": {start["version"] for start in said}}
+    packages["python"] = {start["python"] for start in said}
+    for start in said:
+        for name, version in start["packages"]:
+            packages.setdefault(name, set()).add(version)
+    text = words(
+        "{n} starts; {a} of {b} parties that computed say what they ran on: {packages}; processor"
+        " {processors}, device {devices}.",
+        n=len(numbers),
+        a=len(having),
+        b=len(acted),
+        packages=", ".join(f"{name} {' / '.join(sorted(v))}" for name, v in packages.items()),
+        processors=" / ".join(sorted({start["processor"] for start in said})),
+        devices=" / ".join(sorted({start["device"] for start in said})),
+    )
+    return Finding(_share(len(having), len(acted)) if acted else Shown.SHOWN, text, numbers)
+
+
 def _of_event(event: Event, none: str, some: str) -> Query:
     def query(evidence: Evidence, words: Words) -> Finding:
         entries = tuple(
@@ -302,8 +332,6 @@ def _retention(evidence: Evidence, words: Words) -> Finding:
 
 _EVALUATED_NONE = "No evaluation is in the log."
 _EVALUATED = "{n} evaluations by {parties} institutions; their figures stay there."
-_VERSIONS_NONE = "No software version is in the log."
-_VERSIONS = "{n} starts of agents by {parties} institutions, with their version."
 
 QUERIES: Mapping[str, Query] = MappingProxyType(
     {
@@ -323,7 +351,7 @@ QUERIES: Mapping[str, Query] = MappingProxyType(
         "releases": _releases,
         "failures": _failures,
         "evaluations": _of_event(Event.EVALUATED, _EVALUATED_NONE, _EVALUATED),
-        "versions": _of_event(Event.AGENT_STARTED, _VERSIONS_NONE, _VERSIONS),
+        "versions": _versions,
         "retention": _retention,
     }
 )

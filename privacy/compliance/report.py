@@ -503,6 +503,9 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return " ".join(str(part) for part in value)
+        parts = (" ".join(map(str, part)) if isinstance(part, list) else part for part in value)
+        return (", " if any(isinstance(part, list) for part in value) else " ").join(
+            str(part) for part in parts
+        )
     text = str(value)
     return text if len(text) <= 32 else f"{text[:16]}…"

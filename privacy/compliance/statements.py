@@ -48,24 +48,6 @@ NOT_SHOWN = (
     ),
 )
 
-NOT_COVERED = (
-    "the number of units that a site declares, its name, the times at which it acts and the"
-    " size of its messages;",
-    "the set of labels, and figures measured on held-out units, as far as a site hands them over;",
-    "anything a site publishes by other means, and budgets that it spends outside this ledger;",
-    "a person who is a patient or customer of two institutions, or stands under two ids, who"
-    " is protected once for each;",
-    "what one unit moves in the gradients of its batch mates where two experts are nearly"
-    " tied: it is measured by the self-test and not bounded by proof;",
-    "a site folder put back from a copy, which lets a round be trained and sent a second time;",
-    "how long evaluation takes, which depends on held-out records;",
-    "whether a site tests an adapter and releases figures of it, which a person decides who may"
-    " have seen exact ones; the noised figures themselves are paid from the site's ledger, beyond"
-    " the epsilon of the run;",
-    "harm from what is true of a population at large, which a model may learn with or without"
-    " any one person.",
-)
-
 
 def accountant_version() -> str:
     """The accountant that recomputed epsilon, with its version."""

@@ -1,21 +1,34 @@
-"""What a run promises, in words and as data: printed before approval, logged, and reported.
+"""What a run promises, in words: shown to whoever approves a plan.
 
 A bare epsilon says nothing: whose presence, compared with what, by which accountant, and what is
-left out all belong to the claim.
+left out all belong to the claim. What is left out is the same list here and in every report.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from privacy.dp.calibrate import ACCOUNTANT, epsilon, run_event
 from privacy.dp.config import MechanismConfig, Unit
 
 NEIGHBOURS = "add or remove one unit"
+# Reports show them too, translated.
 NOT_COVERED = (
-    "other runs on the same people: the site's ledger adds those up, this statement does not",
-    "a unit that other sites hold too: every site's epsilon counts for that unit",
-    "what is fixed in the plan or declared in public, such as the number of units",
-    "what the masked text says of groups of people: only single units are hidden",
-    "rounding of floating-point sums and timing of a round",
+    "the number of units that a site declares, its name, the times at which it acts and the"
+    " size of its messages;",
+    "the set of labels, and figures measured on held-out units, as far as a site hands them over;",
+    "anything a site publishes by other means, and budgets that it spends outside this ledger;",
+    "a person who is a patient or customer of two institutions, or stands under two ids, who"
+    " is protected once for each;",
+    "what one unit moves in the gradients of its batch mates where two experts are nearly"
+    " tied: it is measured by the self-test and not bounded by proof;",
+    "a site folder put back from a copy, which lets a round be trained and sent a second time;",
+    "how long evaluation takes, which depends on held-out records;",
+    "whether a site tests an adapter and releases figures of it, which a person decides who may"
+    " have seen exact ones; the noised figures themselves are paid from the site's ledger, beyond"
+    " the epsilon of the run;",
+    "attacks on the last digits of floating-point noise and sums, and on the time that a round"
+    " takes;",
+    "harm from what is true of a population at large, which a model may learn with or without"
+    " any one person.",
 )
 
 
@@ -28,30 +41,22 @@ class Guarantee:
       delta: Probability that the bound fails.
       unit: Whose presence is hidden.
       neighbours: What the guarantee compares.
-      mechanism: What is released, in words.
       accountant: How the bound was computed.
       noise_multiplier: Standard deviation of the noise over `clip_norm`.
       clip_norm: Largest contribution of a unit to a step.
       sample_rate: Probability of a unit to take part in a step.
       num_steps: Releases in all.
-      not_covered: What the statement does not say.
     """
 
     epsilon: float
     delta: float
     unit: Unit
     neighbours: str
-    mechanism: str
     accountant: str
     noise_multiplier: float
     clip_norm: float
     sample_rate: float
     num_steps: int
-    not_covered: tuple[str, ...] = NOT_COVERED
-
-    def as_dict(self) -> dict[str, object]:
-        """The statement as JSON can carry it."""
-        return {**asdict(self), "unit": self.unit.value, "not_covered": list(self.not_covered)}
 
     def in_words(self) -> str:
         """The statement as a paragraph."""
@@ -76,7 +81,6 @@ def guarantee_of(mechanism: MechanismConfig, num_rounds: int) -> Guarantee:
         delta=mechanism.delta,
         unit=mechanism.unit,
         neighbours=NEIGHBOURS,
-        mechanism="Poisson-sampled Gaussian mechanism with clipping per unit",
         accountant=f"{ACCOUNTANT} (privacy loss distributions, joint composition, upper bound)",
         noise_multiplier=event.noise_multiplier,
         clip_norm=mechanism.clip_norm,

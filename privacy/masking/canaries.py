@@ -28,7 +28,7 @@ from pathlib import Path
 import rfc8785
 
 from privacy.errors import ConfigError, OverMaskingError, RecallError
-from privacy.masking.config import ENTITY_TYPES, LANGUAGES
+from privacy.masking.config import ENTITY_TYPES, LANGUAGES, MaskingConfig
 from privacy.masking.figures import OWN, OverMasking, Recall
 from privacy.masking.mask import Masked, Span
 from privacy.masking.plain import plain
@@ -229,6 +229,55 @@ def check_over_masking(figures: Sequence[OverMasking], ceiling: float) -> None:
             hint="no record was read; a model in [masking] ner may mask too much; else raise"
             " [policy] max_over_masking and ask for a plan with a higher max_over_masking",
         )
+
+
+def check_said(
+    recalls: Sequence[Recall],
+    over_masking: Sequence[OverMasking],
+    masking: MaskingConfig,
+    *,
+    is_known: bool = True,
+) -> None:
+    """Check figures that somebody says of planted examples against what a plan asks for.
+
+    A site's agent asks before it signs what its training process says, which only has to say how
+    many it found, and an auditor of what was signed.
+
+    Args:
+      recalls: By type and language, sorted.
+      over_masking: By language, sorted.
+      masking: The plan's.
+      is_known: Whether the plan's set is this version's. Of another one only the digest is known,
+        so not how many examples there are of what.
+
+    Raises:
+      ValueError: They are of other examples, or leave some out, or too few were found, or too many
+        clean sentences masked.
+    """
+    if is_known:
+        # A type that is not named is one that nobody looked for.
+        found = [((recall.entity_type, recall.source), recall.num_planted) for recall in recalls]
+        if found != sorted(num_planted(masking.languages, masking.entity_types).items()):
+            raise ValueError(
+                "expected recall of each planted type and language, and of all examples"
+            )
+        looked = [(figure.source, figure.num_clean) for figure in over_masking]
+        if looked != sorted(num_clean(masking.languages).items()):
+            raise ValueError(
+                "expected over-masking of each of the plan's languages, and of all sentences"
+            )
+    for recall in recalls:
+        if recall.entity_type not in masking.entity_types or recall.share < masking.recall_floor:
+            raise ValueError(
+                f"expected recall of {recall.entity_type} at or above the plan's floor of"
+                f" {masking.recall_floor:g}, got {recall.share:.3f}"
+            )
+    for figure in over_masking:
+        if figure.share > masking.max_over_masking:
+            raise ValueError(
+                f"expected over-masking ({figure.source}) of at most the plan's"
+                f" {masking.max_over_masking:g}, got {figure.share:.3f}"
+            )
 
 
 def read_notes(path: Path) -> list[LabelledNote]:

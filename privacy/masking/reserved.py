@@ -28,15 +28,6 @@ def alphanumerics(text: str) -> str:
     return "".join(character for character in text if character.isalnum())
 
 
-def holds_a_card(digits: str) -> bool:
-    """Whether 12 to 19 neighbouring digits somewhere in `digits` pass Luhn's check."""
-    return any(
-        luhn_holds(digits[start : start + length])
-        for length in range(_MIN_CARD, min(_MAX_CARD, len(digits)) + 1)
-        for start in range(len(digits) - length + 1)
-    )
-
-
 def in_shape(shape: str, characters: str) -> str:
     """`shape` with its letters and digits replaced in order by `characters`.
 

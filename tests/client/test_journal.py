@@ -13,6 +13,7 @@ from privacy.audit.entry import Event, commit, parse_entry, verify_entry
 from privacy.errors import ConfigError, TransportError
 from privacy.pki.identity import SigningKey
 from tests.federation.world import quiet_plan
+from tests.privacy.evidence import runs_on
 
 KEY = SigningKey.generate()
 PLAN = quiet_plan("journal")
@@ -50,7 +51,7 @@ class Log:
 
 
 def test_the_file_is_its_owners_alone(journal: Journal, path: Path) -> None:
-    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -61,8 +62,8 @@ def test_entries_are_signed_and_numbered_without_gaps_by_any_thread(
     second = Journal(path, KEY, "a")
     with ThreadPoolExecutor(4) as pool:
         for _ in range(10):
-            pool.submit(journal.record, Event.AGENT_STARTED, version="1")
-            pool.submit(second.record, Event.AGENT_STARTED, version="2")
+            pool.submit(journal.record, Event.AGENT_STARTED, **runs_on("1"))
+            pool.submit(second.record, Event.AGENT_STARTED, **runs_on("2"))
     entries = [parse_entry(line) for line, _ in journal.lines()]
     assert [entry.sequence for entry in entries] == list(range(20))
     for entry in entries:
@@ -73,10 +74,10 @@ def test_entries_are_signed_and_numbered_without_gaps_by_any_thread(
 def test_entries_of_a_round_go_in_one_call_and_each_once(journal: Journal) -> None:
     log = Log()
     for _ in range(4):
-        journal.record(Event.AGENT_STARTED, version="1")
+        journal.record(Event.AGENT_STARTED, **runs_on("1"))
     assert journal.flush(log.append) == 4
     assert journal.flush(log.append) == 0
-    journal.record(Event.AGENT_STARTED, version="2")
+    journal.record(Event.AGENT_STARTED, **runs_on("2"))
     assert journal.flush(log.append) == 1
     assert log.calls == [4, 1]
     assert [index for _, index in journal.lines()] == [0, 1, 2, 3, 4]
@@ -84,8 +85,8 @@ def test_entries_of_a_round_go_in_one_call_and_each_once(journal: Journal) -> No
 
 def test_entries_whose_receipt_was_lost_are_sent_again_in_their_order(journal: Journal) -> None:
     log = Log(num_calls=0)
-    journal.record(Event.AGENT_STARTED, version="1")
-    journal.record(Event.AGENT_STARTED, version="2")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
+    journal.record(Event.AGENT_STARTED, **runs_on("2"))
     with pytest.raises(TransportError):
         journal.flush(log.append)
     log._calls_left = 9
@@ -98,13 +99,13 @@ def test_many_entries_go_in_several_calls(
 ) -> None:
     log = Log()
     for _ in range(7):
-        journal.record(Event.AGENT_STARTED, version="1")
+        journal.record(Event.AGENT_STARTED, **runs_on("1"))
     size = len(journal.lines()[0][0]) + 1
     monkeypatch.setattr(client.journal, "MAX_BATCH_BYTES", 3 * size)
     journal.flush(log.append)
     assert log.calls == [3, 3, 1]
     monkeypatch.setattr(client.journal, "MAX_BATCH_BYTES", 1)
-    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
     journal.flush(log.append)
     assert log.calls[-1] == 1
 
@@ -112,7 +113,7 @@ def test_many_entries_go_in_several_calls(
 def test_an_entry_that_cannot_be_made_leaves_no_gap(journal: Journal) -> None:
     with pytest.raises(ValueError, match="missing"):
         journal.record(Event.PLAN_APPROVED)
-    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
     assert parse_entry(journal.lines()[0][0]).sequence == 0
 
 
@@ -194,9 +195,9 @@ def test_an_entry_that_the_log_refuses_is_named_and_holds_back_only_what_is_behi
     journal: Journal,
 ) -> None:
     log = Picky()
-    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
     journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
-    journal.record(Event.AGENT_STARTED, version="2")
+    journal.record(Event.AGENT_STARTED, **runs_on("2"))
     for _ in range(2):
         with pytest.raises(ConfigError, match="entry 1 of this site, plan-approved") as caught:
             journal.flush(log.append)
@@ -225,9 +226,9 @@ def test_setting_an_entry_aside_keeps_it_and_says_so_in_its_place(
     journal: Journal, path: Path
 ) -> None:
     log = Picky()
-    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
     journal.record(Event.PLAN_APPROVED, {"plan": DIGEST})
-    journal.record(Event.AGENT_STARTED, version="2")
+    journal.record(Event.AGENT_STARTED, **runs_on("2"))
     before = [line for line, _ in journal.lines()]
     for sequence in (0, 1, 2):
         with pytest.raises(ConfigError, match="that the log refused"):

@@ -15,6 +15,7 @@ from client.config import (
 from client.policy import PlanRuleError, check_budget, check_plan, describe
 from model.config import AdapterConfig, BaseRef
 from privacy.dp.config import Unit
+from privacy.dp.guarantee import NOT_COVERED, guarantee_of
 from privacy.dp.ledger import Ledger
 from privacy.masking.config import MaskingConfig
 from privacy.plan import ExposureConfig, RunPlan
@@ -134,3 +135,11 @@ def test_the_person_reads_everything_that_the_rules_look_at() -> None:
         assert part in text
     for part in ("noise multiplier 40", "100 units", "rounds       1,", "50,000 bytes"):
         assert part in text
+
+
+def test_the_person_reads_what_the_promise_means_and_what_it_leaves_out() -> None:
+    text = describe(PLAN)
+    assert guarantee_of(PLAN.mechanism, PLAN.rounds.num_rounds).in_words() in text
+    assert "had any one record not been there" in text
+    for left_out in NOT_COVERED:
+        assert left_out in text

@@ -39,6 +39,7 @@ from privacy.pki.authority import Authority, load_tls_key
 from privacy.pki.enrolment import Member, make_kit, make_request, read_request
 from privacy.pki.identity import SigningKey
 from tests.privacy.audit.test_witness import OPERATOR, Operator
+from tests.privacy.evidence import runs_on
 
 ORIGIN = "cloister/regio"
 LOG = log_key(ORIGIN, OPERATOR.public_key)
@@ -610,7 +611,7 @@ def test_after_all_was_lost_a_log_without_this_site_s_entries_is_refused(
 
     operator = Operator("a", "b", "c")
     witness.step(honest(operator))
-    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
     journal.flush(lambda lines: list(range(3, 3 + len(lines))))
     shutil.rmtree(home.witness_folder)
     make_key(home)

@@ -72,7 +72,7 @@ def test_two_sites_that_are_told_two_histories_catch_it(
         # What the clinic is told.
         made.start_coordinator()
         made.start_site("clinic")
-        until(lambda: has_cosigned(made, "clinic", num_entries + 1))
+        until(lambda: has_cosigned(made, "clinic", num_entries + 2))
         stop(made, "clinic")
         shutil.move(made.home, tmp_path / "first")
         first = tmp_path / "first" / "log"
@@ -81,7 +81,7 @@ def test_two_sites_that_are_told_two_histories_catch_it(
         shutil.copytree(tmp_path / "kept", made.home)
         made.start_coordinator()
         made.start_site("bank")
-        until(lambda: has_cosigned(made, "bank", num_entries + 1))
+        until(lambda: has_cosigned(made, "bank", num_entries + 2))
 
         # The clinic meets the other history, and ends.
         agent = made.start_site("clinic")

@@ -38,6 +38,7 @@ from tests.federation.after_run import (
     told,
 )
 from tests.federation.world import Federation, Site, quiet_plan
+from tests.privacy.evidence import runs_on
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_without_the_coordinator_nothing_is_spent(
     known = spent_tests(site)
     # Something has to be sent first: an entry that the log does not hold yet.
     journal = site.home.journal()
-    journal.record(Event.AGENT_STARTED, version="0")
+    journal.record(Event.AGENT_STARTED, **runs_on("0"))
     journal.close()
     with monkeypatch.context() as patched:
         patched.setattr(Link, "append", refuse)

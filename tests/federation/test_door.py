@@ -23,6 +23,7 @@ from privacy.errors import ConfigError, TransportError, VerificationError
 from privacy.pki.authority import Authority, generate_tls_key, make_csr
 from server.engine import EngineGrid
 from tests.federation.world import INITIAL, Federation, Site, quiet_plan
+from tests.privacy.evidence import runs_on
 
 HELLO = "/cloister.Door/Hello"
 Proto = Any
@@ -402,7 +403,7 @@ def test_a_site_writes_no_entry_in_anothers_name(
     line = pair[1].home.journal()
     from privacy.audit.entry import Event
 
-    line.record(Event.AGENT_STARTED, version="1")
+    line.record(Event.AGENT_STARTED, **runs_on("1"))
     with pytest.raises(ConfigError, match="expected an entry of attacker"):
         line.flush(attacker.append)
     line.close()

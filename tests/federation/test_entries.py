@@ -29,6 +29,7 @@ from privacy.plan import RoundsConfig
 from tests.e2e import planting, probe
 from tests.federation.test_replies import adding, failing, saying, updating
 from tests.federation.world import NUM_TRAINED, Federation, Trainer, quiet_plan
+from tests.privacy.evidence import runs_on
 
 pytestmark = pytest.mark.slow
 SEED = planting.draw_seed()
@@ -260,7 +261,7 @@ def fitting(event: Event) -> dict[str, Any]:
     samples: tuple[Any, ...] = (
         "sha256:" + "0" * 64, "7", "a" * 64, "x", 1, 0.5, {}, [], ["a"],
         [["EMAIL", "en", 2, 1, 1]], [["en", 2, 0]], [[1.0, 0.1, 1]],
-        "plan-approved", "cloister/a+00000000+" + "A" * 44,
+        "plan-approved", "cloister/a+00000000+" + "A" * 44, "cpu", "x86_64", [["torch", "2.13.0"]],
         *([0] * membership.num_cells(field) for field in membership.FIELDS), [1],
     )  # fmt: skip
     return {
@@ -322,7 +323,7 @@ def test_a_value_that_is_put_into_an_entry_by_hand_is_found(
         Event.AGENT_STARTED,
         sequence=0,
         at=datetime.now(UTC),
-        predicate={"version": address.value},
+        predicate=runs_on(address.value),
     )
     for content in (line, parse_entry(line).signed):
         assert any("IP_ADDRESS (zh)" in name for name in search.names(content))

@@ -40,6 +40,7 @@ from tests.federation.after_run import (
     told,
 )
 from tests.federation.world import DEADLINE_S, PATIENCE_S, Federation, Site, quiet_plan
+from tests.privacy.evidence import runs_on
 
 # Where a release is cut off: what is not done any more, and how far it was.
 CUTS: dict[str, tuple[type, str]] = {
@@ -218,7 +219,7 @@ def test_without_the_coordinator_nothing_is_looked_for(
         raise TransportError("gone")
 
     journal = site.home.journal()
-    journal.record(Event.AGENT_STARTED, version="0")
+    journal.record(Event.AGENT_STARTED, **runs_on("0"))
     journal.close()
     with monkeypatch.context() as patched:
         patched.setattr(Link, "append", refuse)

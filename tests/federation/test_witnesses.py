@@ -34,6 +34,7 @@ from server.control import control
 from server.evidence import PARTY
 from server.witnesses import POLICY
 from tests.federation.world import Federation, Site, quiet_plan
+from tests.privacy.evidence import runs_on
 
 _Found = TypeVar("_Found")
 
@@ -470,9 +471,9 @@ def test_a_refused_entry_is_set_aside_by_a_person_and_the_agent_goes_on(
     federation = all_of_two
     a = federation.sites["a"]
     journal = a.home.journal()
-    journal.record(Event.AGENT_STARTED, version="1")
+    journal.record(Event.AGENT_STARTED, **runs_on("1"))
     journal.record(Event.PLAN_APPROVED, {"plan": "sha256:" + "0" * 64})
-    journal.record(Event.AGENT_STARTED, version="2")
+    journal.record(Event.AGENT_STARTED, **runs_on("2"))
     journal.close()
     for _ in range(2):
         a.start()

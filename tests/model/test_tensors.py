@@ -22,7 +22,6 @@ from model.tensors import (
     packed_size,
     read_adapter_folder,
     split,
-    trained_part,
     write_adapter_folder,
 )
 
@@ -74,10 +73,6 @@ def test_whether_a_tensor_is_trained_leaves_the_digest_alone() -> None:
 @given(packed=hnp.arrays(np.float32, 14))
 def test_splitting_and_packing_gives_the_same_bits(packed: np.ndarray) -> None:
     assert pack(SPECS, split(SPECS, packed)).tobytes() == packed.tobytes()
-
-
-def test_the_trained_part_is_that_of_the_trained_tensors() -> None:
-    assert trained_part(SPECS, PACKED).tolist() == list(range(6, 14))
 
 
 def test_an_update_changes_the_trained_tensors_only_and_a_copy() -> None:

@@ -97,6 +97,19 @@ def make_plan(
     )
 
 
+def runs_on(version: str = "0.1.0", **changes: object) -> dict[str, Any]:
+    """What a party says that it runs on."""
+    fields: dict[str, Any] = {
+        "version": version,
+        "python": "3.11.7",
+        "packages": [["flwr", "1.41.0"], ["torch", "2.13.0+cpu"]],
+        "processor": "x86_64",
+        "num_cores": 4,
+        "device": "cpu",
+    }
+    return fields | changes
+
+
 class Federation:
     """Parties with keys, and the log that they write.
 
@@ -117,6 +130,8 @@ class Federation:
         self.sites = tuple(sites)
         self.plan = plan or make_plan(sites=self.sites)
         self.run_id = run_id
+        # Who does not say what it runs on.
+        self.silent: set[str] = set()
         self.accountant = accountant
         self.at = START
         self.keys = {
@@ -158,9 +173,11 @@ class Federation:
         self.say(COORDINATOR, Event.FEDERATION_CREATED, federation="lakeside")
         for number, site in enumerate(self.sites):
             self.enrol(site, number)
+        self.say(COORDINATOR, Event.COORDINATOR_STARTED, **runs_on())
         self.offer()
         for site in self.sites:
-            self.say(site, Event.AGENT_STARTED, version="0.1.0")
+            if site not in self.silent:
+                self.say(site, Event.AGENT_STARTED, **runs_on())
             self.approve(site)
         self.start()
         for site in self.sites:

@@ -40,7 +40,7 @@ def edit(log: Path, index: int) -> None:
 def test_verify_says_what_was_checked(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(log), "--keys", str(log / KEYS)]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("verified: 51 entries of cloister/lakeside\n")
+    assert out.startswith("verified: 52 entries of cloister/lakeside\n")
     assert "run       triage: 2 of 2 rounds released" in out
     assert "site      bank_a: 2 updates sent, epsilon " in out
     assert "key       coordinator: " in out
@@ -58,7 +58,7 @@ def test_verify_speaks_json(log: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["verify", str(log), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["verified"] is True
-    assert summary["entries"] == 51
+    assert summary["entries"] == 52
     assert summary["sites"]["bank_a"]["updates"] == 2
     assert summary["keys"] == "with the log"
 
@@ -111,10 +111,49 @@ def test_a_missing_log_is_an_error_with_a_reason(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify"],
+        ["policy"],
+        ["compare"],
+        ["report", "--regime", "gdpr", "--out", "page.html"],
+        ["declarations", "--regime", "gdpr", "--out", "sheet.toml"],
+        ["show"],
+        ["sample", "--seed", "1", "--count", "1"],
+        ["prove", "1"],
+        ["tiles", "--out", "tiles"],
+    ],
+)
+def test_a_folder_that_is_no_log_is_said_to_be_none(
+    command: list[str],
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    more = [str(log)] if command == ["compare"] else []
+    for folder in ("none", "nowhere"):
+        assert main([command[0], folder, *more, *command[1:]]) == 1
+        err = capsys.readouterr().err
+        assert f"error: expected a log's folder, got {folder}: cannot read {folder}/" in err
+        assert "hint: a log's folder holds entries.jsonl, checkpoint and keys.json" in err
+
+
+def test_a_log_without_keys_asks_for_them(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (log / KEYS).unlink()
+    assert main(["verify", str(log)]) == 1
+    err = capsys.readouterr().err
+    assert f"expected the parties' public keys in {log / KEYS}, got no file" in err
+    assert "--keys" in err
+
+
 def test_show_prints_one_line_an_entry(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(log)]) == 0
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 51
+    assert len(out.splitlines()) == 52
     assert out.splitlines()[0] == (
         "    0  2026-11-20T08:00:07Z  coordinator      federation-created  federation lakeside"
     )
@@ -129,9 +168,9 @@ def test_show_prints_one_line_an_entry(log: Path, capsys: pytest.CaptureFixture[
         (["--site", "bank_a", "--event", "update-sent"], 2),
         (["--run", "7", "--event", "adapter-released"], 2),
         (["--run", "8"], 0),
-        (["--since", "2026-11-20"], 51),
+        (["--since", "2026-11-20"], 52),
         (["--since", "2026-11-21"], 0),
-        (["--until", "2026-11-20"], 51),
+        (["--until", "2026-11-20"], 52),
         (["--until", "2026-11-19"], 0),
         (["--since", "2026-11-20T08:00:14Z", "--until", "2026-11-20T08:00:21Z"], 2),
         (["--since", "2026-11-20T09:00:14+01:00", "--until", "2026-11-20T08:00:21"], 2),
@@ -165,7 +204,7 @@ def test_a_sample_is_the_same_for_everyone(log: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("tiles", [True, False])
-@pytest.mark.parametrize("entry", [0, 17, 50])
+@pytest.mark.parametrize("entry", [0, 17, 51])
 def test_a_proof_is_enough_to_show_an_entry(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], entry: int, tiles: bool
 ) -> None:
@@ -178,7 +217,7 @@ def test_a_proof_is_enough_to_show_an_entry(
     shutil.rmtree(log)
     assert main(["check-proof", str(proof), "--keys", str(keys)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"verified: entry {entry} of cloister/lakeside, which had 51\n")
+    assert out.startswith(f"verified: entry {entry} of cloister/lakeside, which had 52\n")
     assert main(["check-proof", str(proof), "--keys", str(keys), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["entry"]["entry"] == entry
 
@@ -191,7 +230,7 @@ def test_a_changed_proof_is_found(
     text = proof.read_text(encoding="utf-8")
     for changed in (
         text.replace("index 17", "index 18"),
-        text.replace("\n51\n", "\n50\n"),
+        text.replace("\n52\n", "\n51\n"),
         text.replace("extra ey", "extra fy"),
         text[: len(text) // 2],
         "c2sp.org/tlog-proof@v1\n",
@@ -207,7 +246,7 @@ def test_no_proof_is_made_from_a_log_that_is_wrong(log: Path, tmp_path: Path) ->
     out = tmp_path / "entry.tlog-proof"
     assert main(["prove", str(log), "17", "--out", str(out)]) == 1
     assert not out.exists()
-    assert main(["prove", str(log), "51", "--out", str(out)]) == 1
+    assert main(["prove", str(log), "52", "--out", str(out)]) == 1
 
 
 def cosigned(log: Path, tmp_path: Path, *names: str) -> Path:
@@ -248,7 +287,7 @@ def test_compare_names_the_first_difference(
 ) -> None:
     other = Path(shutil.copytree(log, tmp_path / "other"))
     assert main(["compare", str(log), str(other)]) == 0
-    assert capsys.readouterr().out.startswith("same: 51 entries with root ")
+    assert capsys.readouterr().out.startswith("same: 52 entries with root ")
     assert main(["compare", str(log), str(other / "checkpoint")]) == 0
     capsys.readouterr()
     edit(other, 17)
@@ -276,10 +315,10 @@ def test_tiles_are_written_for_other_programs(
     out = tmp_path / "public"
     assert main(["tiles", str(log), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
-    bundle = (out / "tile/entries/000.p/51").read_bytes()
+    bundle = (out / "tile/entries/000.p/52").read_bytes()
     lines = (log / ENTRIES).read_bytes().split(b"\n")[:-1]
     assert bundle == b"".join(len(line).to_bytes(2, "big") + line for line in lines)
-    assert len((out / "tile/0/000.p/51").read_bytes()) == 51 * 32
+    assert len((out / "tile/0/000.p/52").read_bytes()) == 52 * 32
     assert (out / "checkpoint").read_bytes() == (log / "checkpoint").read_bytes()
     assert main(["tiles", str(log), "--out", str(out)]) == 1
     assert "not empty" in capsys.readouterr().err
@@ -295,7 +334,7 @@ def test_show_goes_on_behind_an_entry_that_is_none(
     (log / ENTRIES).write_bytes(b"\n".join(lines))
     assert main(["show", str(log)]) == 1
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 50
+    assert len(out.splitlines()) == 51
     assert "error: entry 3: " in err
 
 
@@ -336,7 +375,7 @@ def test_wrong_use_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixt
         [],
         ["verify"],
         ["show"],
-        ["report"],
+        ["report", "--regime", "gdpr", "--out", "page.html"],
         ["sample"],
         ["prove"],
         ["check-proof"],

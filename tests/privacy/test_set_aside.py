@@ -10,7 +10,7 @@ from privacy.audit.verify import verify_log
 from privacy.cli import main
 from privacy.compliance.report import render_report
 from privacy.errors import VerificationError
-from tests.privacy.evidence import COORDINATOR, START, Federation, digest
+from tests.privacy.evidence import COORDINATOR, START, Federation, digest, runs_on
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def federation(tmp_path: Path) -> Federation:
     federation = Federation(tmp_path / "log")
     federation.say(COORDINATOR, Event.FEDERATION_CREATED, federation="lakeside")
     federation.enrol("bank_a")
-    federation.say("bank_a", Event.AGENT_STARTED, version="1")
+    federation.say("bank_a", Event.AGENT_STARTED, **runs_on("1"))
     return federation
 
 

@@ -16,6 +16,7 @@ from server.control import control, control_path
 from server.evidence import Evidence
 from server.roster import Enrolment
 from tests.federation.world import quiet_plan
+from tests.privacy.evidence import runs_on
 
 PLAN = quiet_plan("evidence")
 UPDATE = "sha256:" + "5" * 64
@@ -94,7 +95,7 @@ def test_an_entry_that_does_not_follow_is_refused_and_the_log_still_verifies(
 def test_what_came_before_a_refused_entry_is_kept_and_its_repetition_gets_the_receipt(
     evidence: Evidence, site: Site, folder: Path
 ) -> None:
-    good = site.write(Event.AGENT_STARTED, version="1")
+    good = site.write(Event.AGENT_STARTED, **runs_on("1"))
     bad = site.write(Event.PLAN_APPROVED, {"plan": PLAN.digest})
     with pytest.raises(VerificationError):
         evidence.extend([good, bad])
@@ -120,22 +121,22 @@ def test_an_update_that_the_log_refused_was_never_sent(evidence: Evidence, site:
 
 def test_an_entry_by_an_unknown_key_is_refused(evidence: Evidence) -> None:
     with pytest.raises(VerificationError, match="unknown key"):
-        evidence.extend([Site().write(Event.AGENT_STARTED, version="1")])
+        evidence.extend([Site().write(Event.AGENT_STARTED, **runs_on("1"))])
 
 
 def test_a_gap_in_a_sites_numbers_is_refused(evidence: Evidence, site: Site) -> None:
     site.sequence = 5
     with pytest.raises(VerificationError, match="missing before it"):
-        evidence.extend([site.write(Event.AGENT_STARTED, version="1")])
+        evidence.extend([site.write(Event.AGENT_STARTED, **runs_on("1"))])
 
 
 def test_what_was_learnt_from_the_log_is_known_after_a_restart(
     evidence: Evidence, site: Site, folder: Path, key: SigningKey
 ) -> None:
-    evidence.extend([site.write(Event.AGENT_STARTED, version="1")])
+    evidence.extend([site.write(Event.AGENT_STARTED, **runs_on("1"))])
     evidence.log.close()
     again = Evidence(load(folder), key)
-    again.extend([site.write(Event.AGENT_STARTED, version="1")])
+    again.extend([site.write(Event.AGENT_STARTED, **runs_on("1"))])
     with pytest.raises(VerificationError):
         again.record(Event.FEDERATION_CREATED, federation="regio")
     again.log.close()

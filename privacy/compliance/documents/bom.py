@@ -1,19 +1,25 @@
 """A CycloneDX 1.6 bill of materials: base, adapter, data sets and software (ML-BOM)."""
 
 from typing import Any
+from urllib.parse import quote
 
-from privacy.audit.entry import Event
+from privacy.audit.entry import Entry, Event
 from privacy.compliance.documents import MODEL_CARD, Subject, croissant_name, sha256_of
-from privacy.compliance.statements import NOT_COVERED
+from privacy.dp.guarantee import NOT_COVERED
 from privacy.version import VERSION
 
 
 def bom(subject: Subject) -> dict[str, Any]:
-    """The document. Its references: `base`, `adapter`, `data` of each site, `software`."""
+    """The document.
+
+    Its references: `base`, `adapter`, `data` of each site, `software`, and `package` of each
+    version of a package that a party says it ran.
+    """
     plan = subject.run.plan
     base, adapter = subject.ref("base"), subject.ref("adapter")
     software = subject.ref("software")
     data = [subject.ref("data", share.name) for share in plan.sites]
+    packages = _packages(subject)
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -44,10 +50,13 @@ def bom(subject: Subject) -> dict[str, Any]:
             },
             *(_data(subject, share.name, share.num_units) for share in plan.sites),
             *_software(subject, software),
+            *packages,
         ],
         "dependencies": [
             {"ref": adapter, "dependsOn": [base, *data, software]},
-            *({"ref": ref, "dependsOn": []} for ref in (base, *data, software)),
+            *({"ref": ref, "dependsOn": []} for ref in (base, *data)),
+            {"ref": software, "dependsOn": [package["bom-ref"] for package in packages]},
+            *({"ref": package["bom-ref"], "dependsOn": []} for package in packages),
         ],
     }
 
@@ -93,23 +102,52 @@ def _data(subject: Subject, site: str, num_units: int) -> dict[str, Any]:
     }
 
 
+def _starts(subject: Subject) -> list[Entry]:
+    """What the parties said that they run on, in the log's order."""
+    starts = (Event.AGENT_STARTED, Event.COORDINATOR_STARTED)
+    return [entry for entry in subject.evidence.log.entries if entry.event in starts]
+
+
 def _software(subject: Subject, ref: str) -> list[dict[str, Any]]:
-    entries = subject.evidence.log.entries
-    versions = sorted(
-        {
-            f"{entry.party} {entry.predicate['version']}"
-            for entry in entries
-            if entry.event is Event.AGENT_STARTED
-        }
-    )
+    said = sorted({f"{entry.party} {_machine(entry)}" for entry in _starts(subject)})
     return [
         {
             "type": "application",
             "bom-ref": ref,
             "name": "cloister",
             "version": VERSION,
-            "description": "As the reporting program has it; what sites say stands in properties",
+            "description": "As the reporting program has it; what parties say stands in"
+            " properties, and the packages that they say they ran are what it depends on",
             "licenses": [{"license": {"id": "Apache-2.0"}}],
-            "properties": [{"name": "cloister:agent", "value": said} for said in versions],
+            "properties": [{"name": "cloister:party", "value": line} for line in said],
         }
+    ]
+
+
+def _machine(entry: Entry) -> str:
+    start = entry.predicate
+    return (
+        f"{start['version']}, python {start['python']}, {start['processor']},"
+        f" {start['num_cores']} cores, {start['device']}"
+    )
+
+
+def _packages(subject: Subject) -> list[dict[str, Any]]:
+    """One component for each version of a package, with the parties that say they ran it."""
+    users: dict[tuple[str, str], set[str]] = {}
+    for entry in _starts(subject):
+        for name, version in entry.predicate["packages"]:
+            users.setdefault((name, version), set()).add(entry.party)
+    return [
+        {
+            "type": "library",
+            "bom-ref": subject.ref("package", f"{name}-{version}"),
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name}@{quote(version, safe='')}",
+            "properties": [
+                {"name": "cloister:party", "value": party} for party in sorted(parties)
+            ],
+        }
+        for (name, version), parties in sorted(users.items())
     ]

@@ -3,8 +3,9 @@
 import json
 
 from privacy.compliance.documents import ML_BOM, OSCAL, Subject, croissant_name
-from privacy.compliance.statements import NOT_COVERED, NOT_SHOWN, privacy_claim
+from privacy.compliance.statements import NOT_SHOWN, privacy_claim
 from privacy.compliance.words import Words
+from privacy.dp.guarantee import NOT_COVERED
 
 
 def card(subject: Subject, *, with_assessment: bool) -> str:

@@ -72,7 +72,6 @@ _CANADA = numbered(
     reach=2,
     flags=0,
 )
-_CITY_STATE = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}, (?={STATES}(?![A-Za-z]))")
 _STATE_AFTER = re.compile(rf", {STATES}(?![A-Za-z])")
 _LAST_NAMES = re.compile(rf"(?:{_NAME} ){{0,2}}{_NAME}$")
 # Streets as other languages write them: the number comes last.

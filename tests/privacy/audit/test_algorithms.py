@@ -16,7 +16,14 @@ from privacy.audit.policy import Policy
 from privacy.audit.verify import verify_log
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import Algorithm, SigningKey
-from tests.privacy.evidence import COORDINATOR, START, Federation, make_plan, quick_accountant
+from tests.privacy.evidence import (
+    COORDINATOR,
+    START,
+    Federation,
+    make_plan,
+    quick_accountant,
+    runs_on,
+)
 
 STRONG = Algorithm.ML_DSA_44
 CHECKPOINT = Checkpoint(origin="cloister/lakeside", size=7, root=bytes(range(32)))
@@ -98,7 +105,7 @@ def test_a_line_that_such_a_log_did_not_sign_for_is_refused() -> None:
 def test_an_entry_signed_with_another_algorithm_than_enrolled_is_refused(tmp_path: Path) -> None:
     federation = federation_of(tmp_path / "log", "bank_a")
     federation.begin()
-    line = federation.line("bank_a", Event.AGENT_STARTED, {}, version="0.2.0")
+    line = federation.line("bank_a", Event.AGENT_STARTED, {}, **runs_on("0.2.0"))
     envelope = json.loads(line)
     weak = SigningKey.generate()
     signature = base64.b64encode(weak.sign(parse_entry(line).signed)).decode()
@@ -123,7 +130,7 @@ def test_a_party_never_goes_back_to_the_weaker_algorithm(tmp_path: Path) -> None
     federation.keys["hospital_a"] = better
     federation.say(COORDINATOR, Event.SITE_REVOKED, site="hospital_a")
     federation.enrol("hospital_a")
-    federation.say("hospital_a", Event.AGENT_STARTED, version="0.2.0")
+    federation.say("hospital_a", Event.AGENT_STARTED, **runs_on("0.2.0"))
     verify_log(federation.folder, accountant=quick_accountant)
 
 

@@ -119,7 +119,7 @@ def test_a_checkpoint_of_nobody_proves_nothing(federation: Federation, tmp_path:
 
 
 def test_what_is_no_log_is_an_error(federation: Federation, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a log in"):
+    with pytest.raises(ConfigError, match="expected a log's folder, got"):
         compare_logs(federation.folder, tmp_path / "nowhere", federation.ring)
     (tmp_path / "note").write_text("hello")
     with pytest.raises(ConfigError, match="expected a checkpoint in"):

@@ -27,6 +27,7 @@ from privacy.dp import membership
 from privacy.dp.membership import num_cells
 from privacy.errors import VerificationError
 from privacy.pki.identity import SigningKey
+from tests.privacy.evidence import runs_on
 
 KEY = SigningKey.generate()
 AT = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
@@ -72,6 +73,7 @@ SAMPLES: dict[str, object] = {
     "num_releases": 2,
     "epsilon_test": 0.5,
     "num_tracers": 3,
+    **runs_on(),
     "num_candidates": 1024,
     "ranks": [1, 512, 1024],
     **{name: [3, -1] + [0] * (num_cells(name) - 2) for name in membership.FIELDS},
@@ -181,7 +183,7 @@ def test_every_event_has_a_closed_set_of_fields(event: Event) -> None:
 )
 def test_a_field_of_another_type_is_never_signed(place: tuple[Event, str], value: object) -> None:
     event, name = place
-    if name in ("certificate_serial", "version", "rule") and isinstance(value, str):
+    if name in ("certificate_serial", "version", "python", "rule") and isinstance(value, str):
         return
     with pytest.raises(ValueError, match=f"expected {name} to be"):
         entry_of(event, **{name: value})
@@ -199,7 +201,19 @@ def test_a_field_of_another_type_is_never_signed(place: tuple[Event, str], value
 )
 @pytest.mark.parametrize(
     "name",
-    ["rule", "peer", "by", "reason", "algorithm", "version", "site", "certificate_serial"],
+    [
+        "rule",
+        "peer",
+        "by",
+        "reason",
+        "algorithm",
+        "version",
+        "python",
+        "processor",
+        "device",
+        "site",
+        "certificate_serial",
+    ],
 )
 def test_no_field_takes_free_text(name: str, text: str) -> None:
     event = next(e for e in Event if name in {**FORMS[e].fields, **FORMS[e].may})
@@ -359,7 +373,7 @@ def test_another_spelling_of_the_same_entry_is_refused() -> None:
 
 def test_times_are_utc_and_aware() -> None:
     east = AT.astimezone(timezone(timedelta(hours=8)))
-    version = {"version": "0.1.0"}
+    version = runs_on()
     lines = [
         make_entry(KEY, "bank_a", Event.AGENT_STARTED, sequence=0, at=at, predicate=version)
         for at in (AT, east)

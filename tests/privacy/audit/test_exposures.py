@@ -138,7 +138,7 @@ def test_ranks_before_the_last_round_are_named(tmp_path: Path) -> None:
     federation.round(2)
     found, message = first_bad(federation)
     assert found == index
-    assert "expected ranks behind the last round of run 7, got them behind round 1" in message
+    assert "expected ranks after the last round of run 7, got them after round 1" in message
 
 
 def test_ranks_behind_a_run_whose_last_round_failed_verify(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_no_adapter_is_released_behind_the_end_of_its_run(tmp_path: Path) -> Non
     index = federation.release(2)
     found, message = first_bad(federation)
     assert found == index
-    assert "expected no adapter of run 7 behind its end" in message
+    assert "expected no adapter of run 7 after its end" in message
 
 
 def test_ranks_of_tracers_that_nobody_trained_on_are_named(tmp_path: Path) -> None:

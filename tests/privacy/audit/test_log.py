@@ -19,6 +19,7 @@ from privacy.audit.merkle import leaf_hash, verify_consistency, verify_inclusion
 from privacy.audit.tiles import TileReader
 from privacy.errors import ConfigError, TamperError, VerificationError
 from privacy.pki.identity import SigningKey
+from tests.privacy.evidence import runs_on
 
 COORDINATOR = SigningKey.generate()
 SITE = SigningKey.generate()
@@ -41,7 +42,7 @@ def started(sequence: int, version: str = "0.1.0") -> bytes:
         Event.AGENT_STARTED,
         sequence=sequence,
         at=AT,
-        predicate={"version": version},
+        predicate=runs_on(version),
     )
 
 
@@ -201,7 +202,7 @@ def test_an_unknown_signer_is_refused(tmp_path: Path) -> None:
         Event.AGENT_STARTED,
         sequence=0,
         at=AT,
-        predicate={"version": "0.1.0"},
+        predicate=runs_on(),
     )
     with open_log(tmp_path) as log, pytest.raises(VerificationError, match="unknown key"):
         log.append(stranger)
@@ -254,7 +255,7 @@ def test_threads_get_one_place_each(tmp_path: Path) -> None:
                     Event.AGENT_STARTED,
                     sequence=sequence,
                     at=AT,
-                    predicate={"version": "0.1.0"},
+                    predicate=runs_on(),
                 )
                 seen.append(log.append(line).index)
 

@@ -240,15 +240,14 @@ def test_an_opening_whose_line_end_is_missing_is_read_kept_and_forgotten(tmp_pat
 
 
 @pytest.mark.parametrize("line", [b"", b"x", b"{}", b"\xff"])
-def test_a_line_that_cannot_be_read_is_kept_and_holds_up_no_erasure(
-    tmp_path: Path, line: bytes
-) -> None:
+def test_nothing_is_forgotten_where_a_line_cannot_be_read(tmp_path: Path, line: bytes) -> None:
     openings = Openings(tmp_path / "openings.jsonl")
     first = openings.commit("bank_a", APPROVED, {"by": NAME})
     openings.path.write_bytes(line + b"\n" + openings.path.read_bytes())
-    assert len(openings.forget(first.values())) == 1
-    assert openings.path.read_bytes() == line + b"\n"
-    assert openings.unreadable() == [1]
+    before = openings.path.read_bytes()
+    with pytest.raises(ConfigError, match="expected an opening in line 1"):
+        openings.forget(first.values())
+    assert openings.path.read_bytes() == before
 
 
 def test_forgetting_leaves_a_torn_end_torn(tmp_path: Path) -> None:
@@ -259,6 +258,7 @@ def test_forgetting_leaves_a_torn_end_torn(tmp_path: Path) -> None:
     assert len(openings.forget(first.values())) == 1
     assert openings.path.read_bytes() == b'{"commitment": "hmac-sha'
     assert openings.read() == {}
+    assert openings.torn() == 1
 
 
 def test_a_file_that_is_not_ours_is_never_cut_off(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tests.privacy.evidence import (
     make_plan,
     plan_object,
     quick_accountant,
+    runs_on,
 )
 
 
@@ -196,7 +197,7 @@ def test_a_log_rolled_back_to_an_older_checkpoint_is_found(finished: Federation)
 
 
 def test_entries_behind_the_checkpoint_are_not_taken_for_signed(finished: Federation) -> None:
-    line = finished.line("bank_a", Event.AGENT_STARTED, {}, version="6.6.6")
+    line = finished.line("bank_a", Event.AGENT_STARTED, {}, **runs_on("6.6.6"))
     rewrite(finished, lambda lines: [*lines, line])
     assert first_bad(finished)[0] == finished.log.size
 
@@ -300,7 +301,7 @@ def test_a_site_enrolled_with_another_key_is_found(federation: Federation) -> No
 
 def test_a_site_that_was_never_enrolled_is_found(federation: Federation) -> None:
     federation.say(COORDINATOR, Event.FEDERATION_CREATED, federation="lakeside")
-    bad = federation.say("bank_a", Event.AGENT_STARTED, version="0.1.0")
+    bad = federation.say("bank_a", Event.AGENT_STARTED, **runs_on("0.1.0"))
     assert first_bad(federation) == (
         bad,
         f"entry {bad} (agent-started by bank_a, its number 0): expected bank_a to be enrolled "
@@ -778,7 +779,7 @@ def test_the_first_of_several_wrong_entries_is_named(finished: Federation) -> No
 
 
 def test_a_folder_without_a_log_is_no_log(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a log in"):
+    with pytest.raises(ConfigError, match="expected a log's folder, got"):
         verify_log(
             tmp_path,
             KeyRing([PartyKey(party=COORDINATOR, role=Role.COORDINATOR, public_key=bytes(32))]),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privacy.audit.entry import Event
 from privacy.audit.verify import VerifiedLog, verify_log
 from privacy.compliance.controls import Status, assess, status
 from privacy.compliance.declarations import Declaration, read_sheet, write_sheet
@@ -17,7 +18,7 @@ from privacy.compliance.report import Extras, render_report
 from privacy.compliance.words import Words, table
 from privacy.errors import ConfigError
 from tests.privacy.compliance.sentences import sentences
-from tests.privacy.evidence import Federation, quick_accountant
+from tests.privacy.evidence import Federation, quick_accountant, runs_on
 
 AT = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 ALL = load_regimes(REGIMES, QUERIES)
@@ -204,3 +205,29 @@ def test_an_empty_sheet_has_every_control_and_is_refused_until_somebody_signs_on
     read = read_sheet(path, IDS)
     assert read.declarations == {}
     assert filled.count("[[control]]") == len(IDS)
+
+
+def test_versions_are_shown_where_every_party_that_computed_said_them(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "log")
+    federation.run()
+    federation.say(
+        "bank_a", Event.AGENT_STARTED, **runs_on("0.2.0", packages=[["torch", "2.14.0"]])
+    )
+    whole = verify_log(federation.folder, federation.ring, accountant=quick_accountant)
+    found = QUERIES["versions"](gather(whole), Words("en"))
+    assert found.shown is Shown.SHOWN
+    assert found.text == (
+        "5 starts; 4 of 4 parties that computed say what they ran on: cloister 0.1.0 / 0.2.0,"
+        " python 3.11.7, flwr 1.41.0, torch 2.13.0+cpu / 2.14.0; processor x86_64, device cpu."
+    )
+    assert len(found.entries) == 5
+
+
+def test_versions_that_one_party_did_not_say_are_shown_in_part(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "log")
+    federation.silent = {"hospital_a"}
+    federation.run()
+    whole = verify_log(federation.folder, federation.ring, accountant=quick_accountant)
+    found = QUERIES["versions"](gather(whole), Words("en"))
+    assert found.shown is Shown.PARTLY
+    assert "3 of 4 parties" in found.text

@@ -153,25 +153,59 @@ def test_figures_of_a_round_beyond_the_plan_or_of_another_adapter_are_refused(
             page(log, replace(good, points=(other,)))
 
 
-def test_a_thousand_rounds_make_a_page_of_less_than_two_megabytes(tmp_path: Path) -> None:
-    rounds = 1500
+LONG = 1500
+
+
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> VerifiedLog:
+    """A run of 1,500 rounds, of which none is over: every round is measured of one adapter."""
     federation = Federation(
-        tmp_path / "log",
-        plan=make_plan(num_rounds=rounds, noise_multiplier=900.0),
+        tmp_path_factory.mktemp("long") / "log",
+        plan=make_plan(num_rounds=LONG, noise_multiplier=900.0),
         accountant=lambda *_: 0.5,
     )
     federation.begin()
-    whole = verify_log(federation.folder, federation.ring, accountant=lambda *_: 0.5)
-    results = []
-    for site in federation.sites:
-        (first,) = handed(whole, site, [0]).points
-        initial = digest("adapter 0")
-        points = [replace(first, server_round=n) for n in range(rounds + 1) if n % 97]
-        some = replace(handed(whole, site, []), adapter=initial, every=1)
-        results.append(replace(some, points=tuple(replace(p, adapter=initial) for p in points)))
-    made = page(whole, *results)
+    return verify_log(federation.folder, federation.ring, accountant=lambda *_: 0.5)
+
+
+def handed_of_many(log: VerifiedLog, site: str, rounds: list[int]) -> Results:
+    (first,) = handed(log, site, [0]).points
+    initial = digest("adapter 0")
+    points = tuple(replace(first, server_round=n, adapter=initial) for n in rounds)
+    return replace(handed(log, site, []), adapter=initial, every=1, points=points)
+
+
+def test_a_thousand_rounds_make_a_page_of_less_than_two_megabytes(long_log: VerifiedLog) -> None:
+    most = [number for number in range(LONG + 1) if number % 97]
+    sites = ("bank_a", "hospital_a", "hospital_b")
+    made = page(long_log, *(handed_of_many(long_log, site, most) for site in sites))
     assert len(made.encode()) < 500_000
     assert "60 of 1501 rounds are listed." in made
+
+
+def test_a_gap_at_every_other_of_a_thousand_rounds_makes_no_larger_page(
+    long_log: VerifiedLog,
+) -> None:
+    made = page(long_log, handed_of_many(long_log, "bank_a", list(range(0, LONG + 1, 2))))
+    assert len(made.encode()) < 500_000
+    (figure,) = figures(made)
+    assert figure.count("<circle") == 2 * 300
+    assert "; 750 rounds were not measured</title>" in figure
+
+
+@pytest.mark.parametrize("measured", [[7, 8], [7], [0], [LONG], [1, 2, 3, 700, 1499]])
+def test_of_a_thousand_rounds_the_few_that_were_measured_are_drawn_and_listed(
+    long_log: VerifiedLog, measured: list[int]
+) -> None:
+    made = page(long_log, handed_of_many(long_log, "bank_a", measured))
+    (figure,) = figures(made)
+    assert figure.count("<circle") == 2 * len(measured)
+    assert f"; {LONG + 1 - len(measured)} rounds were not measured</title>" in figure
+    assert f"from 7.12 (round {measured[0]}) to 7.12 (round {measured[-1]})" in figure
+    table = made.partition(">bank_a: loss</th>")[2].partition("</table>")[0]
+    for number in measured:
+        assert f'<tr><th scope="row">{number}</th>' in table
+    assert table.count("7.125") == len(measured)
 
 
 @given(st.dictionaries(st.integers(0, 400), st.floats(0, 1e6) | st.none(), min_size=1))

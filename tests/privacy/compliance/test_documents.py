@@ -21,7 +21,14 @@ from privacy.compliance.report import Extras, render_report
 from privacy.compliance.words import Words
 from privacy.errors import ConfigError
 from privacy.masking.canaries import planted
-from tests.privacy.evidence import OVER_MASKING, RECALL, Federation, make_plan, quick_accountant
+from tests.privacy.evidence import (
+    OVER_MASKING,
+    RECALL,
+    Federation,
+    make_plan,
+    quick_accountant,
+    runs_on,
+)
 
 AT = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 ALL = load_regimes(REGIMES, QUERIES)
@@ -108,6 +115,29 @@ def test_the_bill_of_materials_passes_the_validator_of_cyclonedx(
     assert validator.validate_str(files[ML_BOM].decode()) is None
     broken = files[ML_BOM].replace(b'"machine-learning-model"', b'"model"')
     assert validator.validate_str(broken.decode()) is not None
+
+
+def test_each_version_of_a_package_is_a_component_with_the_parties_that_ran_it(
+    tmp_path: Path,
+) -> None:
+    federation = Federation(tmp_path / "log")
+    federation.run()
+    newer = runs_on("0.2.0", packages=[["torch", "2.14.0+cu130"]], device="cuda")
+    federation.say("bank_a", Event.AGENT_STARTED, **newer)
+    log = verify_log(federation.folder, federation.ring, accountant=quick_accountant)
+    made = json.loads(documents(gather(log), [], {}, at=AT)[ML_BOM])
+    found = {part["purl"]: part for part in made["components"] if part["type"] == "library"}
+    assert set(found) == {
+        "pkg:pypi/flwr@1.41.0", "pkg:pypi/torch@2.13.0%2Bcpu", "pkg:pypi/torch@2.14.0%2Bcu130",
+    }  # fmt: skip
+    users = {purl: [said["value"] for said in part["properties"]] for purl, part in found.items()}
+    assert users["pkg:pypi/torch@2.14.0%2Bcu130"] == ["bank_a"]
+    assert users["pkg:pypi/flwr@1.41.0"] == ["bank_a", "coordinator", "hospital_a", "hospital_b"]
+    (software,) = (part for part in made["components"] if part["type"] == "application")
+    said = "bank_a 0.2.0, python 3.11.7, x86_64, 4 cores, cuda"
+    assert {"name": "cloister:party", "value": said} in software["properties"]
+    (needs,) = (d for d in made["dependencies"] if d["ref"] == software["bom-ref"])
+    assert sorted(needs["dependsOn"]) == sorted(part["bom-ref"] for part in found.values())
 
 
 def test_the_assessment_results_pass_the_validator_of_trestle(

@@ -13,9 +13,10 @@ import pytest
 
 from privacy.audit.verify import verify_log
 from privacy.compliance.report import Extras, render_report
-from privacy.compliance.statements import NOT_COVERED, privacy_claim
+from privacy.compliance.statements import privacy_claim
 from privacy.compliance.words import LANGUAGES, Words
 from privacy.dp.config import Unit
+from privacy.dp.guarantee import NOT_COVERED
 from privacy.plan import RunPlan
 from tests.privacy.evidence import Federation, make_plan, quick_accountant
 
@@ -91,6 +92,7 @@ LEFT_OUT = (
     "two institutions",
     "put back from a copy",
     "how long evaluation takes",
+    "floating-point noise",
     "a population at large",
 )
 

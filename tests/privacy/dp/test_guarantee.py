@@ -1,7 +1,5 @@
 """The statement says whose presence, against what, by which accountant, and what it leaves out."""
 
-import json
-
 from privacy.dp.calibrate import Event, epsilon
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.dp.guarantee import guarantee_of
@@ -26,13 +24,6 @@ def test_the_words_carry_every_number_that_the_claim_depends_on() -> None:
     words = guarantee_of(MECHANISM, 5).in_words()
     for part in ("patient", "add or remove one unit", "delta 0.0001", "10 steps", "0.5", "PLD"):
         assert part in words
-
-
-def test_the_statement_round_trips_through_json() -> None:
-    statement = guarantee_of(MECHANISM, 5).as_dict()
-    assert json.loads(json.dumps(statement)) == statement
-    assert statement["neighbours"] == "add or remove one unit"
-    assert statement["not_covered"]
 
 
 def test_too_little_noise_is_called_without_bound() -> None:

@@ -15,6 +15,7 @@ from privacy.masking.canaries import (
     Measured,
     check_over_masking,
     check_recall,
+    check_said,
     clean,
     measure,
     notes_of,
@@ -352,3 +353,54 @@ def test_other_figures_of_over_masking_are_none(row: list[object]) -> None:
     assert not is_over_masking(row)
     with pytest.raises(ValueError, match="expected"):
         parse_over_masking([row])
+
+
+SAID = MaskingConfig(entity_types=("EMAIL", "PHONE"), recall_floor=0.9, max_over_masking=0.1)
+GOOD = [Recall("EMAIL", "en", 40, 40, 40), Recall("PHONE", "en", 40, 36, 0)]
+FEW = [OverMasking("en", 100, 10)]
+
+
+def test_figures_at_floor_and_ceiling_are_taken() -> None:
+    check_said(GOOD, FEW, SAID)
+    check_said(GOOD, FEW, SAID, is_known=False)
+
+
+@pytest.mark.parametrize(
+    "recalls",
+    [
+        GOOD[:1],
+        [],
+        [*GOOD, GOOD[1]],
+        GOOD[::-1],
+        [GOOD[0], Recall("PHONE", "en", 39, 39, 39)],
+        [GOOD[0], Recall("PHONE", "zh", 40, 40, 40)],
+    ],
+)
+def test_figures_of_other_examples_than_the_plans_are_refused(recalls: list[Recall]) -> None:
+    with pytest.raises(ValueError, match="recall of each planted type and language"):
+        check_said(recalls, FEW, SAID)
+
+
+@pytest.mark.parametrize(
+    "figures", [[], [OverMasking("en", 99, 0)], [OverMasking("zh", 100, 0)], FEW * 2]
+)
+def test_figures_of_other_sentences_than_the_plans_are_refused(
+    figures: list[OverMasking],
+) -> None:
+    with pytest.raises(ValueError, match="over-masking of each of the plan's languages"):
+        check_said(GOOD, figures, SAID)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_figures_beyond_floor_and_ceiling_are_refused_of_any_set(is_known: bool) -> None:
+    low = [GOOD[0], Recall("PHONE", "en", 40, 35, 35)]
+    with pytest.raises(ValueError, match=r"recall of PHONE at or above .* 0\.9, got 0\.875"):
+        check_said(low, FEW, SAID, is_known=is_known)
+    with pytest.raises(ValueError, match=r"over-masking \(en\) of at most .* 0\.1, got 0\.110"):
+        check_said(GOOD, [OverMasking("en", 100, 11)], SAID, is_known=is_known)
+    with pytest.raises(ValueError, match="recall of"):
+        check_said([Recall("SSN", "en", 40, 40, 40)], FEW, SAID, is_known=is_known)
+
+
+def test_of_a_set_of_another_version_counts_are_not_known() -> None:
+    check_said([Recall("EMAIL", "en", 7, 7, 7)], [OverMasking("en", 9, 0)], SAID, is_known=False)

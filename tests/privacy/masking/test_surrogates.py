@@ -12,7 +12,7 @@ from privacy.masking.checksums import iban_holds, luhn_holds, vin_holds
 from privacy.masking.config import ENTITY_TYPES
 from privacy.masking.dates import shifted
 from privacy.masking.draw import Draw
-from privacy.masking.reserved import alphanumerics, holds_a_card
+from privacy.masking.reserved import alphanumerics
 from privacy.masking.surrogates import SurrogateKey, Surrogates
 
 KEY, OTHER = SurrogateKey(bytes(range(32))), SurrogateKey(bytes(range(1, 33)))
@@ -97,6 +97,15 @@ def test_spelling_spaces_and_width_make_no_other_value() -> None:
     ):
         assert alphanumerics(of("CREDIT_CARD", spelt)) == plain
     assert of("EMAIL", "Jane.Doe@Hospital.test") == of("EMAIL", "jane.doe@hospital.test")
+
+
+def holds_a_card(digits: str) -> bool:
+    """Whether 12 to 19 neighbouring digits somewhere in `digits` pass Luhn's check."""
+    return any(
+        luhn_holds(digits[start : start + length])
+        for length in range(12, min(19, len(digits)) + 1)
+        for start in range(len(digits) - length + 1)
+    )
 
 
 @given(cards)
