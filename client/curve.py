@@ -37,11 +37,15 @@ class Point:
         Raises:
           ValueError: These are no figures.
           TypeError: The same.
+          OverflowError: The same.
         """
+        num_examples = said["num_examples"]
+        # Larger ones fit into no database, and no text of theirs may reach one.
+        if type(num_examples) is not int or not 1 <= num_examples < 2**31:
+            raise ValueError("expected a number of records")
         loss, accuracy = float(said["loss"]), float(said["accuracy"])
-        num_examples = int(said["num_examples"])
-        if not math.isfinite(loss) or not 0 <= accuracy <= 1 or num_examples < 1:
-            raise ValueError("expected a finite loss, an accuracy from 0 to 1 and a number")
+        if not math.isfinite(loss) or not 0 <= accuracy <= 1:
+            raise ValueError("expected a finite loss and an accuracy from 0 to 1")
         return cls(
             server_round=server_round,
             adapter=adapter,

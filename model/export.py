@@ -60,6 +60,7 @@ def export_merged(
         tokenizer.save_pretrained(partial)
         partial.chmod(0o755)
         partial.rename(folder)
-    except OSError:
+    except BaseException:
+        # Gigabytes, whatever ended it: a full disk is no OSError to safetensors.
         shutil.rmtree(partial, ignore_errors=True)
         raise

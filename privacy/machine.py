@@ -33,7 +33,11 @@ PACKAGES: Final = (
 PROCESSORS: Final = ("aarch64", "x86_64", "other")
 DEVICES: Final = ("cpu", "cuda")
 MAX_CORES: Final = 65_536
-_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
+# Release, stage and the builds that are published: a free part after a + could name a host.
+_VERSION: Final = re.compile(
+    r"[0-9]{1,6}(\.[0-9]{1,10}){0,4}((a|b|rc|\.post|\.dev)[0-9]{1,10})?"
+    r"(\+(cpu|(cu|rocm)[0-9.]{1,8}|git[0-9a-f]{7,40}))?|unknown"
+)
 _UNKNOWN: Final = "unknown"
 
 
@@ -82,4 +86,7 @@ def _installed(package: str) -> str:
 
 def _said(found: str) -> str:
     # A build that somebody named freely must neither keep an agent from starting nor be repeated.
-    return found if is_version(found) else _UNKNOWN
+    for candidate in (found, found.partition("+")[0]):
+        if is_version(candidate):
+            return candidate
+    return _UNKNOWN

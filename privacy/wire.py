@@ -54,6 +54,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     IndexError,
+    OverflowError,
     RecursionError,
     DecodeError,
 )

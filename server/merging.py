@@ -19,7 +19,7 @@ def export(
     Args:
       config: The coordinator's settings.
       folder: A new folder; its parent exists.
-      run: Name of the run; empty: the one that was finished last.
+      run: Name of the run; empty: the only one that is finished.
       base: Folder of the base; None: the embedded one.
 
     Raises:
@@ -37,6 +37,8 @@ def export(
     plan = found.plan
     packed = Registry(config.adapters_folder).load(found.adapter, plan)
     # It loads for seconds, and no other command of the coordinator needs it.
+    from safetensors import SafetensorError
+
     from model.adapter import AdapterState
     from model.base import UnusableBaseError, nano_folder
     from model.export import export_merged
@@ -49,8 +51,9 @@ def export(
             f"expected the base of run {plan.run}, {plan.base.name}: {error}",
             hint="name its folder with --base, as the plan had it" if base is None else error.hint,
         ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot write {folder}: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        said = error.strerror if isinstance(error, OSError) else "the disk takes no more"
+        raise ConfigError(f"cannot write {folder}: {said}") from None
     return found
 
 
@@ -62,8 +65,10 @@ def _finished(runs: tuple[Run, ...], name: str) -> Run:
             f"expected a finished run {name}".rstrip() + f", got {len(named)} that are not",
             hint="cloister-coordinator status shows the runs",
         )
-    if finished[-1].adapter == finished[-1].plan.initial_adapter:
-        raise ConfigError(
-            f"expected a run that released an adapter, {finished[-1].plan.run} did not"
-        )
-    return finished[-1]
+    # They are in the order in which they were offered: which one ended last, a name says better.
+    if len(finished) > 1:
+        names = ", ".join(run.plan.run for run in finished)
+        raise ConfigError(f"expected one finished run, got {names}", hint="name one with --run")
+    if finished[0].adapter == finished[0].plan.initial_adapter:
+        raise ConfigError(f"expected a run that released an adapter, {finished[0].plan.run} did not")
+    return finished[0]

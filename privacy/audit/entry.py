@@ -139,7 +139,7 @@ WITNESS_KEY = _text(
 )
 EVENT = _text("the name of an event", r"[a-z]+(-[a-z]+)*")
 SERIAL = _text("a certificate's serial number in digits", r"[0-9a-fA-F]{1,64}")
-VERSION = Kind("a version of 1 to 64 letters, digits and . + -", is_version)
+VERSION = Kind("a version, as packages have it", is_version)
 PACKAGES = Kind("a sorted list of [package of a closed list, version]", is_packages)
 PROCESSOR = Kind(f"one of {', '.join(PROCESSORS)}", lambda value: value in list(PROCESSORS))
 DEVICE = Kind(f"one of {', '.join(DEVICES)}", lambda value: value in list(DEVICES))

@@ -107,6 +107,8 @@ class Rules:
         self._sent: dict[str, dict[_Round, str]] = {}
         self._accepted: dict[_Round, dict[str, str]] = {}
         self._released: dict[str, dict[int, str]] = {}
+        # Run -> sites that an adapter of it names.
+        self._added: dict[str, set[str]] = {}
         self._tests: dict[str, dict[_Test, Entry]] = {}
         self._committed_tests: dict[str, dict[_Test, Entry]] = {}
         self._tracers: dict[str, dict[str, str]] = {}
@@ -591,7 +593,7 @@ class Rules:
             f" {max(released)}",
         )
         _need(
-            any(site in self._accepted.get((digest, run_id, number), {}) for number in released),
+            site in self._added[run_id],
             f"expected an update of {site} in an adapter of run {run_id}, got none: nobody trained"
             " on its tracers",
         )
@@ -689,6 +691,7 @@ class Rules:
             f"expected one adapter a round, in order, got round {place[2]} again or late",
         )
         self._released.setdefault(place[1], {})[place[2]] = entry.subjects["adapter"]
+        self._added.setdefault(place[1], set()).update(sites)
 
     def _round_failed(self, entry: Entry) -> None:
         place = self._round(entry)

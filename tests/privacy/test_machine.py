@@ -48,7 +48,7 @@ def test_a_name_of_this_host_is_not_among_it() -> None:
     assert socket.gethostname() not in repr(runs_on())
 
 
-@pytest.mark.parametrize("name", ["", "Jane Roe", "1.0 of Jane", "x" * 65, "1.0\n"])
+@pytest.mark.parametrize("name", ["", "Jane-Roe", "1.0 of Jane", "MRN-0012345678", "1" * 65, "1.0\n"])
 def test_a_build_that_somebody_named_freely_is_not_repeated_and_stops_nobody(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -57,6 +57,23 @@ def test_a_build_that_somebody_named_freely_is_not_repeated_and_stops_nobody(
     said = runs_on()
     assert {version for _, version in said["packages"]} == {"unknown"}
     assert said["processor"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ("2.13.0+cpu", "2.13.0+cpu"),
+        ("2.13.0+cu128", "2.13.0+cu128"),
+        ("5.0.0rc1", "5.0.0rc1"),
+        ("2.4.0+st-marys-radiology.jane-roe", "2.4.0"),
+        ("2.4.0+jane", "2.4.0"),
+    ],
+)
+def test_of_a_build_only_what_is_published_is_said(
+    monkeypatch: pytest.MonkeyPatch, found: str, said: str
+) -> None:
+    monkeypatch.setattr(machine, "version", lambda _: found)
+    assert {version for _, version in runs_on()["packages"]} == {said}
 
 
 def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +100,8 @@ def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
         {"torch": "2"},
         "torch",
         [[["torch"], "1"]],
-        [["torch", "Jane Roe"]],
+        [["torch", "Jane-Roe"]],
+        [["torch", "2.4.0+st-marys"]],
     ],
 )
 def test_packages_of_another_form_are_none(value: Any) -> None:  # noqa: ANN401  any JSON

@@ -1,7 +1,9 @@
 """The folder that users of a finished run get computes what base and adapter compute."""
 
 import json
+import resource
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +77,45 @@ def remember(home: Path, plan: RunPlan, state: RunState, adapter: AdapterState |
 def logits(model: nn.Module) -> Tensor:
     found: Tensor = model(torch.tensor([[5, 40, 41, 42, 43], [5, 50, 51, 52, 53]])).logits
     return found
+
+
+def test_of_two_finished_runs_one_must_be_named(
+    home: Path,
+    tmp_path: Path,
+    plan: RunPlan,
+    drawn: AdapterState,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    remember(home, plan, RunState.FINISHED, drawn)
+    remember(home, replace(plan, run="ward"), RunState.FINISHED, drawn)
+    out = tmp_path / "model"
+    assert main(["export", str(out), "--home", str(home)]) == 1
+    said = capsys.readouterr().err
+    assert "expected one finished run, got triage, ward" in said
+    assert "--run" in said
+    assert not out.exists()
+
+
+def test_a_disk_that_is_full_leaves_nothing_and_says_so(
+    home: Path,
+    tmp_path: Path,
+    plan: RunPlan,
+    drawn: AdapterState,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    remember(home, plan, RunState.FINISHED, drawn)
+    out = tmp_path / "models" / "model"
+    out.parent.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        assert main(["export", str(out), "--home", str(home)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert f"cannot write {out}" in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []
 
 
 def test_transformers_alone_loads_the_folder_and_computes_the_same(

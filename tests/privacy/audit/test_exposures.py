@@ -110,6 +110,20 @@ def test_what_does_not_fit_the_plan_is_named(
     assert reason in message
 
 
+def test_ranks_of_a_site_that_no_adapter_names_are_named(tmp_path: Path) -> None:
+    """Its update was accepted and not added: nobody trained on its tracers."""
+    federation = Federation(tmp_path / "log", plan=make_plan(num_rounds=1, tracers=3))
+    federation.begin()
+    names = [share.name for share in federation.plan.sites]
+    for name in names:
+        federation.train(name, 1)
+    federation.release(1, [name for name in names if name != SITE])
+    index = federation.measure_exposure(SITE, 1, RANKS)
+    found, message = first_bad(federation)
+    assert found == index
+    assert "expected an update of hospital_a in an adapter of run 7, got none" in message
+
+
 def test_a_second_nicer_set_of_ranks_is_named(federation: Federation) -> None:
     federation.measure_exposure(SITE, 1, [1, 1, 1])
     index = federation.measure_exposure(SITE, 1, RANKS)
