@@ -612,7 +612,7 @@ class Agent:
             answer = self._worker.call(request, timeout_s=left_s, on_progress=lambda _: None)
             said = unframe(answer)[0]["point"]
             if said is None:
-                raise TrainingError("no unit is held out here")  # noqa: TRY301  one way out
+                raise TrainingError("no record is held out here")  # noqa: TRY301  one way out
             digest = packed_digest(plan.tensors, instruction.adapter)
             point = Point.of(said, server_round=server_round, adapter=digest)
             self._journal.keep_point(plan.digest, point)
@@ -669,7 +669,7 @@ class Agent:
     def _keep_results(
         self, plan: RunPlan, instruction: wire.Instruction, local: Mapping[str, Any]
     ) -> None:
-        """Write what was measured on the held-out units; it stays in the site's folder."""
+        """Write what was measured on the held-out records; it stays in the site's folder."""
         spent = self._ledger.spent()
         up, down = self._journal.count_traffic()
         digest = packed_digest(plan.tensors, instruction.adapter)

@@ -53,7 +53,7 @@ class ExposureTest:
         sent = journal.about(Event.UPDATE_SENT, plan.digest)
         self._pinned = pinned[0].subjects["tracers"] if pinned and sent else ""
         # Ranks are said only where the coordinator confirmed it.
-        self._is_added = self._is_said()
+        self._is_added = bool(journal.about(Event.EXPOSURE_MEASURED, plan.digest, in_log=True))
 
     def __enter__(self) -> Self:
         return self

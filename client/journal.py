@@ -398,12 +398,19 @@ class Journal:
                 )
             ]
 
-    def about(self, event: Event, plan_digest: str) -> list[Entry]:
-        """Every entry of this event about this plan, in the order in which they were made."""
+    def about(self, event: Event, plan_digest: str, *, in_log: bool = False) -> list[Entry]:
+        """Every entry of this event about this plan, in the order in which they were made.
+
+        Args:
+          event: What they are about.
+          plan_digest: The plan.
+          in_log: Only those that the log has taken.
+        """
         with self._guarded():
             rows = self._connection.execute(
-                "SELECT line FROM entry WHERE plan_digest = ? AND event = ? ORDER BY sequence",
-                (plan_digest, str(event)),
+                "SELECT line FROM entry WHERE plan_digest = ? AND event = ?"
+                " AND (log_index IS NOT NULL OR NOT ?) ORDER BY sequence",
+                (plan_digest, str(event), in_log),
             ).fetchall()
         return [parse_entry(bytes(row[0])) for row in rows]
 

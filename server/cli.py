@@ -131,7 +131,9 @@ def _parser() -> console.Parser:
         "export triage-model --run triage",
     )
     merged.add_argument("folder", type=Path, help="a new folder, which transformers loads")
-    merged.add_argument("--run", default="", help="name of the run (default: the only one that is finished)")
+    merged.add_argument(
+        "--run", default="", help="name of the run (default: the only one that is finished)"
+    )
     merged.add_argument(
         "--base", type=Path, metavar="FOLDER", help="the run's base (default: the embedded one)"
     )

@@ -70,5 +70,7 @@ def _finished(runs: tuple[Run, ...], name: str) -> Run:
         names = ", ".join(run.plan.run for run in finished)
         raise ConfigError(f"expected one finished run, got {names}", hint="name one with --run")
     if finished[0].adapter == finished[0].plan.initial_adapter:
-        raise ConfigError(f"expected a run that released an adapter, {finished[0].plan.run} did not")
+        raise ConfigError(
+            f"expected a run that released an adapter, {finished[0].plan.run} did not"
+        )
     return finished[0]

@@ -244,8 +244,8 @@ def _privacy_tests(evidence: Evidence, words: Words) -> Finding:
         return Finding(Shown.NOTHING, words("No privacy test of an adapter is in the log."))
     text = words(
         "Of {b} institutions that sent updates {a} attacked a released adapter with their own"
-        " units and released noised figures, and {c} ranked made-up secrets that they had trained"
-        " on; what came out, the report shows.",
+        " units and released noised figures, and {c} ranked made-up secrets that they had pinned"
+        " before; what came out, the report shows.",
         a=len(attacked),
         b=len(senders),
         c=len(ranked),

@@ -4,6 +4,7 @@ A bare epsilon says nothing: whose presence, compared with what, by which accoun
 left out all belong to the claim. What is left out is the same list here and in every report.
 """
 
+import math
 from dataclasses import dataclass
 
 from privacy.dp.calibrate import ACCOUNTANT, epsilon, run_event
@@ -60,17 +61,26 @@ class Guarantee:
 
     def in_words(self) -> str:
         """The statement as a paragraph."""
-        bound = "without bound" if self.epsilon == float("inf") else f"e^{self.epsilon:.2f}"
+        factor = f"by a factor of at most e^{_up(self.epsilon, 2)}"
+        if math.isinf(self.epsilon):
+            factor = "without a bound"
         return (
             f"Whatever anybody concludes from this site's updates, they would have concluded with "
             f"nearly the same probability had any one {self.unit} not been there: the "
-            f"probabilities differ by a factor of at most {bound}, except with probability "
-            f"{self.delta:g} (epsilon {self.epsilon:.3f}, delta {self.delta:g}; neighbours: "
+            f"probabilities differ {factor}, except with probability "
+            f"{self.delta:g} (epsilon {_up(self.epsilon, 3)}, delta {self.delta:g}; neighbours: "
             f"{self.neighbours}). Each of {self.num_steps} steps draws every {self.unit} with "
             f"probability {self.sample_rate:g}, clips its gradient to norm {self.clip_norm:g}, "
             f"all its records together, and adds Gaussian noise of {self.noise_multiplier:g} "
             f"times that norm. Accountant: {self.accountant}."
         )
+
+
+def _up(bound: float, digits: int) -> str:
+    """A bound with a few digits; never rounded down, since one that is said too low is none."""
+    if math.isinf(bound):
+        return "inf"
+    return f"{math.ceil(bound * 10**digits) / 10**digits:.{digits}f}"
 
 
 def guarantee_of(mechanism: MechanismConfig, num_rounds: int) -> Guarantee:

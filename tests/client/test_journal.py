@@ -110,6 +110,14 @@ def test_many_entries_go_in_several_calls(
     assert log.calls[-1] == 1
 
 
+def test_what_is_said_and_what_the_log_took_are_told_apart(journal: Journal) -> None:
+    journal.record(Event.PLAN_APPROVED, {"plan": PLAN.digest})
+    assert len(journal.about(Event.PLAN_APPROVED, PLAN.digest)) == 1
+    assert journal.about(Event.PLAN_APPROVED, PLAN.digest, in_log=True) == []
+    journal.flush(Log().append)
+    assert len(journal.about(Event.PLAN_APPROVED, PLAN.digest, in_log=True)) == 1
+
+
 def test_an_entry_that_cannot_be_made_leaves_no_gap(journal: Journal) -> None:
     with pytest.raises(ValueError, match="missing"):
         journal.record(Event.PLAN_APPROVED)

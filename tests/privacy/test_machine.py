@@ -48,7 +48,9 @@ def test_a_name_of_this_host_is_not_among_it() -> None:
     assert socket.gethostname() not in repr(runs_on())
 
 
-@pytest.mark.parametrize("name", ["", "Jane-Roe", "1.0 of Jane", "MRN-0012345678", "1" * 65, "1.0\n"])
+@pytest.mark.parametrize(
+    "name", ["", "Jane-Roe", "1.0 of Jane", "MRN-0012345678", "1" * 65, "1.0\n"]
+)
 def test_a_build_that_somebody_named_freely_is_not_repeated_and_stops_nobody(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -125,11 +125,15 @@ def linked(text: str, persons: Sequence[Place], places: Sequence[Place]) -> Iter
             link = _LINK.fullmatch(text, before[1], after[0])
             # Spanish and French text is full of `de la`: there only between two capitals.
             if link and (link["sure"] or _is_titled(text, before[1], after[0])):
-                yield link.span()
+                # No space beside a place: that one is another span.
+                begin, end = link.span()
+                yield begin + (before not in people), end - (after not in people)
 
 
+# Not `w` and the like, which are short for words (with, cum, 's) in notes.
 _LINK = re.compile(
-    r" (?:(?P<sure>van|von|di|della|den|ten|ter|du|dos|bin|ibn|(?![aixyv] |v\.)[a-z]\.?)|"
+    r" (?:(?P<sure>van|von|di|della|den|ten|ter|du|dos|bin|ibn|"
+    r"(?![aixyv] |v\.|(?-i:[csw]) )[a-z]\.?)|"
     r"(?:de|del|da|der|te|la|le|al|el|zu))(?: de[nr]?| la)? ",
     re.IGNORECASE,
 )

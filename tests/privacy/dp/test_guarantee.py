@@ -1,5 +1,12 @@
 """The statement says whose presence, against what, by which accountant, and what it leaves out."""
 
+import math
+import re
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from privacy.dp.calibrate import Event, epsilon
 from privacy.dp.config import MechanismConfig, Unit
 from privacy.dp.guarantee import guarantee_of
@@ -26,6 +33,19 @@ def test_the_words_carry_every_number_that_the_claim_depends_on() -> None:
         assert part in words
 
 
+@given(st.floats(0.1, 30.0), st.integers(1, 20))
+@settings(max_examples=25, deadline=None)
+def test_no_number_of_the_words_is_below_the_bound(noise: float, num_rounds: int) -> None:
+    mechanism = replace(MECHANISM, noise_multiplier=noise)
+    promise = guarantee_of(mechanism, num_rounds)
+    said = re.search(r"e\^([0-9.]+), .*\(epsilon ([0-9.]+),", promise.in_words())
+    assert (said is None) == math.isinf(promise.epsilon)
+    if said is not None:
+        assert all(
+            promise.epsilon <= float(number) < promise.epsilon + 0.02 for number in said.groups()
+        )
+
+
 def test_too_little_noise_is_called_without_bound() -> None:
     weak = MechanismConfig(
         unit=Unit.RECORD,
@@ -36,4 +56,4 @@ def test_too_little_noise_is_called_without_bound() -> None:
         sample_rate=0.5,
         steps_per_round=1,
     )
-    assert "without bound" in guarantee_of(weak, 3).in_words()
+    assert "differ without a bound" in guarantee_of(weak, 3).in_words()

@@ -166,3 +166,17 @@ def test_offsets_hold_beside_surrogates_marks_and_hidden_digits(noise: str, befo
         span.start <= start and start + len(card) <= span.end
         for span in merge(find(text, ("CREDIT_CARD",)))
     ), spans
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("seen in Leeds w John Smith today", "seen in [LOCATION] w [PERSON] today"),
+        ("Matt di Angelo called", "[PERSON] called"),
+        ("cody t ross came", "[LOCATION] [PERSON] came"),
+    ],
+)
+def test_what_links_a_place_and_a_name_is_masked_without_the_space_beside_the_place(
+    text: str, left: str
+) -> None:
+    assert masked(text) == left
