@@ -420,7 +420,7 @@ def refused(world: Federation) -> RunPlan:
 
 @pytest.fixture(scope="module")
 def late(world: Federation) -> RunPlan:
-    """A run whose adapter is without site a, which answered behind the deadline."""
+    """A run whose adapter is without site a, which answered after the deadline."""
     plan = traced_plan("late", min_sites=1, deadline_s=4.0)
 
     def wait(_: int) -> None:
@@ -428,6 +428,7 @@ def late(world: Federation) -> RunPlan:
             entry.event is Event.ADAPTER_RELEASED and entry.subjects["plan"] == plan.digest
             for entry in world.log()
         ):
+            # The log has no call that waits; the run goes on meanwhile in other threads.
             time.sleep(0.05)
 
     world.sites["a"].trainer.before = wait

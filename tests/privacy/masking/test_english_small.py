@@ -2,19 +2,13 @@
 
 import pytest
 
-from privacy.masking.config import ENTITY_TYPES
 from privacy.masking.english.words import words
-from privacy.masking.mask import mask, merge
-from privacy.masking.recognisers import find
+from tests.privacy.masking.spans import masked
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _words_are_read() -> None:
     words()
-
-
-def masked(text: str) -> str:
-    return mask(text, merge(find(text, ENTITY_TYPES)))
 
 
 @pytest.mark.parametrize(
