@@ -4,9 +4,7 @@ Light enough for every command: it needs neither Flower nor torch.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,16 +29,6 @@ MAX_RECOMPUTED_KINDS = 64
 MAX_ANNOUNCED_KEYS = 100
 
 
-@dataclass
-class _Outcome:
-    """What came of a run so far, and how many adapters each site's updates are in."""
-
-    adapter: str = ""
-    server_round: int = 0
-    is_finished: bool = False
-    num_added: Counter[str] = field(default_factory=Counter)
-
-
 class Evidence:
     """The log as the coordinator keeps it: each entry checked and on disk before the call returns.
 
@@ -58,7 +46,6 @@ class Evidence:
         self._rules = Rules(self.log.keys, calibrate.epsilon)
         self._sent: dict[tuple[str, int, str], str] = {}
         self._announced: dict[str, list[int]] = {}
-        self._outcomes: dict[str, _Outcome] = {}
         try:
             for index, line in enumerate(self.log.lines()):
                 self._follow(parse_entry(line), index, recompute=False)
@@ -74,14 +61,6 @@ class Evidence:
             self._sent[place] = entry.subjects["update"]
         elif entry.event is Event.WITNESS_ANNOUNCED:
             self._announced.setdefault(entry.party, []).append(index)
-        elif entry.event is Event.ADAPTER_RELEASED:
-            outcome = self._outcomes.setdefault(entry.predicate["run_id"], _Outcome())
-            # They are released in the order of rounds: the newest comes last.
-            outcome.adapter = entry.subjects["adapter"]
-            outcome.server_round = entry.predicate["server_round"]
-            outcome.num_added.update(entry.predicate["sites"])
-        elif entry.event is Event.RUN_FINISHED:
-            self._outcomes.setdefault(entry.predicate["run_id"], _Outcome()).is_finished = True
 
     def sent_update(self, plan_digest: str, server_round: int, site: str) -> str | None:
         """Digest of the update that a site says it sent in a round, None before it says so."""
@@ -95,13 +74,13 @@ class Evidence:
         before a crash and not sent again is in none.
         """
         with self.lock:
-            found = self._outcomes.get(run_id, _Outcome())
-            return {
-                "adapter": found.adapter,
-                "server_round": found.server_round,
-                "finished": found.is_finished,
-                "num_added": found.num_added[site],
-            }
+            adapter, server_round, is_finished, num_added = self._rules.outcome(run_id, site)
+        return {
+            "adapter": adapter,
+            "server_round": server_round,
+            "finished": is_finished,
+            "num_added": num_added,
+        }
 
     def witnesses(self) -> dict[str, NoteKey]:
         """The key with which each site cosigns, as it announced it; a copy."""

@@ -107,8 +107,8 @@ class Rules:
         self._sent: dict[str, dict[_Round, str]] = {}
         self._accepted: dict[_Round, dict[str, str]] = {}
         self._released: dict[str, dict[int, str]] = {}
-        # Run -> sites that an adapter of it names.
-        self._added: dict[str, set[str]] = {}
+        # Run -> site -> adapters of it that name the site.
+        self._added: dict[str, Counter[str]] = {}
         self._tests: dict[str, dict[_Test, Entry]] = {}
         self._committed_tests: dict[str, dict[_Test, Entry]] = {}
         self._tracers: dict[str, dict[str, str]] = {}
@@ -165,6 +165,18 @@ class Rules:
         if check is not None:
             check(entry)
         self._digests.add(_short(entry.digest))
+
+    def outcome(self, run_id: str, site: str) -> tuple[str, int, bool, int]:
+        """What came of a run so far.
+
+        Returns:
+          Digest of its newest adapter and the round that made it, empty and 0 before the first;
+          whether it is over; how many of its adapters name the site.
+        """
+        released = self._released.get(run_id, {})
+        newest = max(released, default=0)
+        num_added = self._added[run_id][site] if released else 0
+        return released.get(newest, ""), newest, run_id in self._finished, num_added
 
     def _check_enrolled(self, entry: Entry) -> None:
         key = self._keys.find(entry.key_id)
@@ -691,7 +703,7 @@ class Rules:
             f"expected one adapter a round, in order, got round {place[2]} again or late",
         )
         self._released.setdefault(place[1], {})[place[2]] = entry.subjects["adapter"]
-        self._added.setdefault(place[1], set()).update(sites)
+        self._added.setdefault(place[1], Counter()).update(sites)
 
     def _round_failed(self, entry: Entry) -> None:
         place = self._round(entry)
